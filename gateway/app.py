@@ -1,0 +1,274 @@
+"""The composition root: the one module that names concrete classes and owns the process's tasks.
+
+    root nursery
+    +-- store      records out, keys in            +-- pool      sweeps idle provider connections
+    +-- pollset    watches sockets                 +-- drainer   reads on for providers that bill on
+    +-- pump       time limits of streams          +-- edge      ends connections that idle
+    +-- sim        the built-in provider           +-- signals   SIGTERM, SIGINT, SIGHUP
+    +-- hypercorn  listeners and connections; ends first, then the rest is cancelled
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import hypercorn.trio.run
+import msgspec
+import structlog
+import trio
+from hypercorn.utils import wrap_app
+
+from gateway.auth.keys import KeyIndex
+from gateway.cli import first_key_banner
+from gateway.config import Config
+from gateway.configfile import ConfigError, load
+from gateway.datadir import DataDirError, open_data_dir
+from gateway.dialects.openai_chat import error_body
+from gateway.drain import Drainer
+from gateway.edge.lanes import Edge, EdgeLimits
+from gateway.edge.server import EdgeConfig, address_of, install
+from gateway.edge.web import build_web
+from gateway.errors import BadRequest, GatewayError, HeadTooLarge, Internal, MethodNotAllowed, NotFound
+from gateway.exchange import BodyBudget
+from gateway.judge import Hedger
+from gateway.observe.logs import configure
+from gateway.observe.metrics import Metrics
+from gateway.pipeline import Pipeline, Snapshot
+from gateway.pollset import PollSet
+from gateway.race.attempt import Runner
+from gateway.relay.pump import Pump
+from gateway.relay.relay import Relay
+from gateway.route.catalog import Catalog
+from gateway.route.health import Health
+from gateway.sim.server import serve_sim
+from gateway.store.db import Store
+from gateway.upstream.pool import Dialer, Pool
+
+SHUTDOWN_SLACK_S = 5.0  # Hypercorn waits this much longer than our own grace
+PUMP_TICK_S = 0.25
+
+
+def serve(config: Config, *, config_path: str, data_dir: Path, binds: tuple[str, ...] | None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises DataDirError when the folder cannot be used."""
+    configure(config.log.level)
+    folder = open_data_dir(data_dir)
+    with folder.locked(), Store.open(folder.db_path, folder.pepper, log_fd=2 if config.log.calls else None) as store:
+        app = App(config, config_path, store, list(binds or config.server.bind))
+        return trio.run(app.run)
+
+
+class App:
+    """One serving process."""
+
+    def __init__(self, config: Config, config_path: str, store: Store, binds: list[str]) -> None:
+        self._config_path = config_path
+        self._store = store
+        self._first = config
+        self._sim_url = ""
+        self._health = Health()
+        self._metrics = Metrics()
+        self._pollset = PollSet()
+        self._pump = Pump(self._pollset)
+        self._drainer = Drainer()
+        self._stop = trio.Event()
+        limits = config.upstream
+        self._pool = Pool(connections_max=limits.connections_max, idle_s=limits.idle_s, connect=Dialer())
+        self._bodies = BodyBudget(config.server.bodies_in_memory_bytes_max)
+        self._pipeline = Pipeline(
+            self._snapshot(config), store.keys, records=store, health=self._health, metrics=self._metrics,
+            drainer=self._drainer, wall_clock=time.time,
+        )  # fmt: skip
+        self._edge = Edge(
+            _edge_limits(config), self._pipeline.handle, self._bodies, self._pollset, express=config.server.express_lane
+        )
+        self._metrics.expose_levels(self._levels)
+        self._hypercorn = EdgeConfig(
+            self._edge,
+            binds=binds,
+            client_stall_s=config.timeouts.client_stall_s,
+            graceful_s=config.server.grace_s + SHUTDOWN_SLACK_S,
+            streams_max=config.server.h2_streams_max,
+        )
+        self._hypercorn.certfile, self._hypercorn.keyfile = config.server.certfile, config.server.keyfile
+
+    async def run(self) -> int:
+        """Serve; the exit code."""
+        try:
+            sockets = self._hypercorn.open_sockets()
+        except OSError as exc:
+            sys.stderr.write(f"cannot listen on {', '.join(self._hypercorn.bind)}: {exc.strerror}; change server.bind\n")
+            return 2
+        install(_render_own)
+        web = build_web(self._edge, self)
+        async with trio.open_nursery() as root:
+            await self._start_services(root)
+            serving = trio.CancelScope()
+            with serving:
+                async with trio.open_nursery() as server:
+                    server.start_soon(self._signals, server)
+                    await server.start(self._serve_http, web, sockets, serving)
+                    self._announce([*sockets.secure_sockets, *sockets.insecure_sockets])
+            root.cancel_scope.cancel()
+        return 0
+
+    async def _start_services(self, root: trio.Nursery) -> None:
+        await root.start(lambda task_status: self._store.run(on_keys=self._set_keys, task_status=task_status))
+        root.start_soon(self._pollset.run)
+        root.start_soon(self._pump.run, PUMP_TICK_S)
+        root.start_soon(self._pool.run)
+        root.start_soon(self._edge.run)
+        await root.start(self._drainer_run)
+        if "sim" in self._first.providers:
+            self._sim_url = await root.start(self._sim_run)
+            self._pipeline.snapshot = self._snapshot(self._first)
+
+    async def _drainer_run(self, task_status: trio.TaskStatus[None]) -> None:
+        await self._drainer.run(task_status=task_status)
+
+    async def _sim_run(self, task_status: trio.TaskStatus[str]) -> None:
+        await serve_sim(self._first.sim, task_status=task_status)
+
+    async def _serve_http(
+        self, web: object, sockets: object, serving: trio.CancelScope, task_status: trio.TaskStatus[list[str]]
+    ) -> None:
+        app = wrap_app(web, self._hypercorn.wsgi_max_body_size, "asgi")
+        await hypercorn.trio.run.worker_serve(
+            app, self._hypercorn, sockets=sockets, shutdown_trigger=self._stop.wait, task_status=task_status
+        )
+        serving.cancel()
+
+    def _announce(self, sockets: list[object]) -> None:
+        scheme = "https" if self._hypercorn.ssl_enabled else "http"
+        urls = [f"{scheme}://{address_of(sock)}" for sock in sockets]
+        key = self._store.create_first_key()
+        if key is not None:
+            self._set_keys(self._store.keys)
+            print(first_key_banner(key.secret, urls[0]))
+        for url in urls:
+            print(f"listening on {url}", flush=True)
+        gc.collect()
+        gc.freeze()
+
+    def _set_keys(self, keys: KeyIndex) -> None:
+        self._pipeline.keys = keys
+
+    async def _signals(self, nursery: trio.Nursery) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            async for number in received:
+                if number == signal.SIGHUP:
+                    await self._reload()
+                elif self._stop.is_set():
+                    self._pipeline.end_live()
+                else:
+                    self._begin_stop()
+                    nursery.start_soon(self._end_grace)
+
+    def _begin_stop(self) -> None:
+        self._pipeline.begin_draining()
+        self._edge.begin_draining()
+        self._stop.set()
+        structlog.get_logger().info("draining", calls=self._pipeline.live)
+
+    async def _end_grace(self) -> None:
+        """Give streams under way `grace_s`, then end the rest from our side, each with an error event."""
+        await trio.sleep(self._first.server.grace_s)
+        self._pipeline.end_live()
+
+    async def _reload(self) -> None:
+        log = structlog.get_logger()
+        try:
+            config = await trio.to_thread.run_sync(lambda: load(self._config_path, environ=os.environ))
+            snapshot = self._snapshot(config)
+        except (ConfigError, ValueError, OSError) as exc:
+            log.error("config_rejected", error=str(exc), kept="the configuration in use")
+            return
+        for name in ("bind", "certfile", "keyfile", "data_dir"):
+            if getattr(config.server, name) != getattr(self._first.server, name):
+                log.warning("config_needs_restart", key=f"server.{name}")
+        self._pipeline.snapshot = snapshot
+        self._edge.limits = _edge_limits(config)
+        log.info("config_reloaded", models=len(config.models))
+
+    def _snapshot(self, config: Config) -> Snapshot:
+        providers = dict(config.providers)
+        sim = providers.get("sim")
+        if sim is not None:
+            providers["sim"] = msgspec.structs.replace(sim, base_url=self._sim_url or "http://127.0.0.1:9/v1")
+        config = msgspec.structs.replace(config, providers=providers)
+        runner = Runner(self._pool, config.timeouts, config.upstream, time.time)
+        return Snapshot(config, Catalog(config), runner, Relay(self._pump, config.timeouts), Hedger(config.race))
+
+    @property
+    def catalog(self) -> Catalog:
+        """See Control."""
+        return self._pipeline.snapshot.catalog
+
+    @property
+    def keys(self) -> KeyIndex:
+        """See Control."""
+        return self._pipeline.keys
+
+    @property
+    def metrics_token(self) -> str | None:
+        """See Control."""
+        return self._pipeline.snapshot.config.server.metrics_token
+
+    def ready(self) -> str | None:
+        """See Control."""
+        if self._stop.is_set():
+            return "draining"
+        return None if self._store.ready() else "records cannot be written"
+
+    def metrics(self) -> bytes:
+        """See Control."""
+        return self._metrics.render()
+
+    def _levels(self) -> Iterable[tuple[str, tuple[str, ...], float]]:
+        for origin, (used, idle) in self._pool.counts().items():
+            name = f"{origin.host}:{origin.port}"
+            yield "gateway_upstream_connections", (name, "used"), used
+            yield "gateway_upstream_connections", (name, "idle"), idle
+        for (provider, key), state in self._health.states(trio.current_time()).items():
+            yield "gateway_breaker_open", (provider, str(key)), {"closed": 0.0, "half_open": 0.5, "open": 1.0}[state]
+        yield "gateway_client_connections", (), self._edge.open_connections
+        yield "gateway_request_bodies_held_bytes", (), self._bodies.held_bytes
+        yield "gateway_records_queued", (), self._store.queued
+        yield "gateway_streams_pumped", (), len(self._pump)
+        yield "gateway_drains", (), len(self._drainer)
+
+
+def _edge_limits(config: Config) -> EdgeLimits:
+    server = config.server
+    return EdgeLimits(
+        header_s=server.header_s,
+        body_s=server.body_s,
+        keep_alive_s=server.keep_alive_s,
+        inference_body_bytes_max=server.inference_body_bytes_max,
+        connections_max=server.connections_max,
+    )
+
+
+def _render_own(status: int, request_id: str) -> bytes:
+    """The body of an answer that Hypercorn makes by itself."""
+    error: GatewayError
+    match status:
+        case 404:
+            error = NotFound("this host or path is not served")
+        case 405:
+            error = MethodNotAllowed("this method is not served here", allow="GET, POST")
+        case 431:
+            error = HeadTooLarge("the request head is too large; send fewer or shorter headers")
+        case code if code < 500:
+            error = BadRequest("the request is malformed; send a valid HTTP request")
+        case _:
+            error = Internal("the gateway failed; report the request id")
+    return error_body(error, request_id)
+
+
+__all__ = ["App", "DataDirError", "serve"]

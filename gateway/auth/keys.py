@@ -1,0 +1,82 @@
+"""From request headers to a Principal, in memory only (pure: no I/O, no clock, no randomness).
+
+A key is known to us only as HMAC-SHA-256(pepper, secret). The index is one frozen map from that digest
+to its Principal; the store builds a new one when keys change and the owner swaps the whole of it, so a
+lookup never waits and never sees half a change.
+
+Looking a digest up in a dict is not constant time, and need not be: without the pepper a caller cannot
+choose the digest that its guess turns into, so timing says nothing about a stored key.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gateway.auth.principal import Principal
+
+# Ours are 49 bytes. Longer than this is not a key and is not worth hashing.
+SECRET_BYTES_MAX = 512
+
+_CARRIERS = frozenset((b"authorization", b"x-api-key", b"api-key"))
+
+
+def digest(pepper: bytes, secret: bytes) -> bytes:
+    """Return the 32 bytes under which a secret is stored and found."""
+    return hmac.digest(pepper, secret, "sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyIndex:
+    """Every live key, by digest. `version` is the store's `keys_version` that it was read at."""
+
+    pepper: bytes = field(repr=False)
+    principals: Mapping[bytes, Principal] = field(repr=False)
+    version: int = 0
+
+    def find(self, secret: bytes) -> Principal | None:
+        """Return who holds this secret, or None when it is unknown or revoked. About 2 us."""
+        if len(secret) > SECRET_BYTES_MAX:
+            return None
+        return self.principals.get(hmac.digest(self.pepper, secret, "sha256"))
+
+
+def bearer(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+    """Return the secret a request offers, from lower-case header names; None without exactly one.
+
+    `Authorization: Bearer X` (any case of the scheme), `x-api-key: X` and `api-key: X` are equal on every
+    route, for SDKs differ by version and not by dialect. The same secret offered twice is one secret.
+    Two different ones are refused, never chosen between: whichever we took, a proxy in front that looked
+    at the other would have approved a different caller. An Authorization of another scheme is not ours.
+    """
+    found: bytes | None = None
+    for secret in _offered(headers):
+        if found is not None and secret != found:
+            return None
+        found = secret
+    return found
+
+
+def refusal(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """Say, for the body of a 401, why no caller was found. Never quotes a secret."""
+    offers = len(set(_offered(headers)))
+    if offers == 0:
+        return "No API key in the request. Send it as `Authorization: Bearer YOUR_KEY` (or `x-api-key: YOUR_KEY`)."
+    if offers > 1:
+        return "The request carries different API keys in its headers. Send one, in one header."
+    return "The API key is unknown or revoked. Check it, or make one with `gateway keys create --name NAME`."
+
+
+def _offered(headers: Sequence[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    for name, value in headers:
+        if name not in _CARRIERS:
+            continue
+        secret = _after_scheme(value) if name == b"authorization" else value.strip()
+        if secret:
+            yield secret
+
+
+def _after_scheme(value: bytes) -> bytes:
+    scheme, _, secret = value.strip().partition(b" ")
+    return secret.strip() if scheme.lower() == b"bearer" else b""

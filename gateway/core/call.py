@@ -1,0 +1,73 @@
+"""The values a call is made of, shared by the stages. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from gateway.config import Offer, OnDisconnect, Quirks
+from gateway.core.usage import Usage
+
+
+class Origin(NamedTuple):
+    """Where to connect. `ca_file` is a PEM of extra trust for this origin only."""
+
+    host: str
+    port: int
+    tls: bool
+    ca_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One way to serve a call: an offer of a provider, under one of its keys.
+
+    `head` is the request head up to and including `content-length: `.
+    """
+
+    provider: str
+    key_index: int
+    origin: Origin
+    head: bytes
+    offer: Offer
+    quirks: Quirks
+    on_disconnect: OnDisconnect
+    api_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptNote:
+    """What became of one attempt: for the record, the metrics and the message when all fail."""
+
+    provider: str
+    outcome: str
+    status: int
+    duration_s: float
+
+
+@dataclass(slots=True)
+class Call:
+    """What is known of one call so far. Mutable, owned by its own task. Times: `started` is monotonic seconds."""
+
+    request_id: str
+    gen_id: str
+    lane: str
+    started: float
+    started_at: float
+    account_id: str = ""
+    key_id: str = ""
+    key_name: str = ""
+    model: str = ""
+    stream: bool = False
+    attempts: list[AttemptNote] = field(default_factory=list)
+    winner: Attempt | None = None
+    status: int = 0
+    code: str = ""
+    ended: str = ""
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    deltas: int = 0
+    first_content_at: float | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    max_tokens: int | None = None

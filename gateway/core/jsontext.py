@@ -1,0 +1,48 @@
+"""Byte-exact edits of JSON text: set the top-level `model` and leave every other byte as it came. Pure.
+
+`"model"` followed by a colon cannot occur inside a JSON string (its quotes would be escaped), so a match is a
+key, at the top level or nested. When several keys match, the top-level one is the one whose change shows in a
+top-level decode.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*"|null)')
+
+
+def top_level(text: bytes) -> dict[str, msgspec.Raw]:
+    """Decode the members of a JSON object, values kept as raw bytes; of a duplicate key the last counts.
+
+    Raises ValueError for anything that is no JSON object: bad syntax, absurd nesting, invalid UTF-8.
+    """
+    try:
+        fields = TOP_LEVEL.decode(text)
+        text.decode("utf-8")  # msgspec.Raw does not look inside values
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
+        raise ValueError(str(exc)) from None
+    return fields
+
+
+def model_span(text: bytes) -> tuple[int, int] | None:
+    """Find the value of the top-level `model` key of one valid JSON object: (start, end) of its bytes, or None.
+
+    None too when that value is neither a string nor null, or the key is written with escapes.
+    """
+    for match in reversed(list(_MODEL.finditer(text))):  # of duplicates the last is the one that counts
+        if _is_top_level(text, match.span(1)):
+            return match.span(1)
+    return None
+
+
+def _is_top_level(text: bytes, span: tuple[int, int]) -> bool:
+    mark = b'"\\u0000probe"'
+    probe = text[: span[0]] + mark + text[span[1] :]
+    try:
+        return bytes(TOP_LEVEL.decode(probe).get("model", b"")) == mark
+    except msgspec.DecodeError:
+        return False

@@ -1,0 +1,203 @@
+"""The same-dialect relay of a chat completion stream: bytes in, client bytes out, usage and finish observed. Sans-IO.
+
+Most frames of a stream differ only in their text. The first plain frame teaches two prefixes: `head`, up to the end
+of the top-level `model` value, and `opening`, up to `"choices":[{`. A block whose every newline is accounted for by
+frames that begin with `opening` needs no parsing: `head` is swapped by `bytes.replace` (unescaped quotes keep it from
+matching inside a string) and the bytes go on. All other frames are parsed: usage, finish, errors, `[DONE]`, comments.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import orjson
+
+from gateway.core.jsontext import model_span
+from gateway.core.usage import Usage, parse_usage
+from gateway.dialects.sse import FrameCutter, FrameTooLarge, event_data, split_frames, without_comments
+
+DONE_FRAME: Final = b"data: [DONE]\n\n"
+_OPENINGS: Final = (b'"choices":[{', b'"choices": [{')
+_FINISHES: Final = (b'"finish_reason":null', b'"finish_reason": null')
+
+
+class StreamFault(Exception):
+    """The upstream's stream cannot go on. `outcome` is a metric label; `status` an HTTP status named in the stream."""
+
+    def __init__(self, outcome: str, status: int = 0) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+        self.status = status
+
+
+class ChatStream:
+    """State of one stream. Feed it upstream bytes; forward what it returns; read the attributes when you need them."""
+
+    __slots__ = (
+        "_boundary", "_cutter", "_fast_block", "_finish_mark", "_head", "_keep_usage", "_model", "_new_head",
+        "_opening", "chunk_id", "content_seen", "created", "deltas", "done", "finish_reason", "usage",
+    )  # fmt: skip
+
+    def __init__(self, model: str, *, keep_usage: bool, frame_bytes_max: int) -> None:
+        self._cutter = FrameCutter(frame_bytes_max)
+        self._model = json.dumps(model).encode()
+        self._keep_usage = keep_usage
+        self._head = self._new_head = self._opening = self._boundary = self._finish_mark = b""
+        self._fast_block = b""
+        self.chunk_id = ""
+        self.created = 0
+        self.content_seen = False
+        self.done = False
+        self.finish_reason: str | None = None
+        self.usage: Usage | None = None
+        self.deltas = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Take upstream bytes; return whole frames for the client, maybe b"". Raises StreamFault; then nothing is lost
+        of what earlier calls returned. After `done` everything is ignored."""
+        if self.done:
+            return b""
+        try:
+            block = self._cutter.feed(data)
+        except FrameTooLarge:
+            raise StreamFault("frame_too_large") from None
+        if not block:
+            return b""
+        opening = self._opening
+        if opening and block.startswith(opening):
+            frames = block.count(self._boundary) + 1
+            if block.count(b"\n") == 2 * frames and self._finish_mark not in block and b'"error":' not in block:
+                self.deltas += frames
+                self._fast_block = block
+                return block.replace(self._head, self._new_head)
+        return self._slow(block)
+
+    def end(self) -> bytes:
+        """The upstream's body is complete: return what closes the client's stream. Raises StreamFault for a cut."""
+        if self.done:
+            return b""
+        if self._cutter.held:  # a last frame without its blank line is still a frame to us, never to the client
+            tail = self.feed(b"\n\n")
+            return tail if self.done else tail + self.end()
+        self.catch_up()
+        if self.finish_reason is None:
+            raise StreamFault("empty" if not self.content_seen else "cut")
+        self.done = True
+        return DONE_FRAME
+
+    def catch_up(self) -> None:
+        """Parse the last frame that went by unparsed: some vendors put usage or the finish into content frames."""
+        if self._fast_block:
+            block, self._fast_block = self._fast_block, b""
+            payload, _ = event_data(split_frames(block)[-1])
+            self._observe(_parse(payload or b"{}"))
+
+    def _slow(self, block: bytes) -> bytes:
+        out = []
+        for frame in split_frames(block):
+            out.append(self._frame(frame))
+            if self.done:
+                break
+        return b"".join(out)
+
+    def _frame(self, frame: bytes) -> bytes:
+        if frame.startswith(b":") or b"\n:" in frame or b"\r:" in frame:
+            frame = without_comments(frame)
+        payload, event = event_data(frame)
+        if payload is None:
+            return frame if frame.strip() else b""
+        if payload.startswith(b"[DONE]"):
+            self.catch_up()
+            self.done = True
+            return frame
+        chunk = _parse(payload)
+        _refuse_error(chunk, event)
+        plain = self._observe(chunk)
+        choices = chunk.get("choices")
+        if not choices and isinstance(chunk.get("usage"), dict) and not self._keep_usage:
+            return b""
+        return self._rename(frame, chunk, payload, learn=plain)
+
+    def _observe(self, chunk: dict[str, object]) -> bool:
+        """Note id, usage, finish and content. True for a plain content frame, the kind worth learning from."""
+        if not self.chunk_id:
+            chunk_id, created = chunk.get("id"), chunk.get("created")
+            self.chunk_id = chunk_id if isinstance(chunk_id, str) else ""
+            self.created = created if isinstance(created, int) else 0
+        usage = parse_usage(chunk.get("usage") or _groq_usage(chunk))
+        if usage is not None:
+            self.usage = usage
+        choices = chunk.get("choices")
+        plain = False
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                raise StreamFault("bad_frame")
+            plain = self._observe_choice(choice) or plain
+        return plain and usage is None
+
+    def _observe_choice(self, choice: dict[str, object]) -> bool:
+        finish, delta = choice.get("finish_reason"), choice.get("delta")
+        has_content = isinstance(delta, dict) and any(value for key, value in delta.items() if key != "role")
+        if has_content:
+            self.content_seen = True
+            self.deltas += 1
+        if isinstance(finish, str) and finish:
+            self.content_seen = True
+            self.finish_reason = finish
+            return False
+        return has_content
+
+    def _rename(self, frame: bytes, chunk: dict[str, object], payload: bytes, *, learn: bool) -> bytes:
+        """Set the top-level model of one frame, and learn the prefixes when the frame is a plain one."""
+        if "model" not in chunk:
+            return frame
+        at, found = frame.find(payload), model_span(payload)
+        if at < 0 or found is None:
+            return self._rewrite(frame, chunk)
+        span = at + found[0], at + found[1]
+        if learn:
+            self._learn(frame, span)
+        return frame[: span[0]] + self._model + frame[span[1] :]
+
+    def _rewrite(self, frame: bytes, chunk: dict[str, object]) -> bytes:
+        """Write a frame anew: its JSON is split over several data lines, or its model is no plain string."""
+        chunk["model"] = orjson.loads(self._model)
+        others = [line + b"\n" for line in frame.splitlines() if line and not line.startswith(b"data")]
+        return b"".join((*others, b"data: ", orjson.dumps(chunk), b"\n\n"))
+
+    def _learn(self, frame: bytes, span: tuple[int, int]) -> None:
+        if not frame.startswith(b"data: {") or frame.count(b"\n") != 2 or b"\r" in frame:
+            return
+        for opening, finish in zip(_OPENINGS, _FINISHES, strict=True):
+            at = frame.find(opening, span[1])
+            if at >= 0:
+                self._head = frame[: span[1]]
+                self._new_head = frame[: span[0]] + self._model
+                self._opening = frame[: at + len(opening)]
+                self._boundary = b"\n\n" + self._opening
+                self._finish_mark = finish.replace(b"null", b'"') if finish in frame else b'"finish_reason"'
+                return
+
+
+def _parse(payload: bytes) -> dict[str, object]:
+    try:
+        chunk = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        raise StreamFault("bad_frame") from None
+    if not isinstance(chunk, dict):
+        raise StreamFault("bad_frame")
+    return chunk
+
+
+def _refuse_error(chunk: dict[str, object], event: bytes) -> None:
+    """Raise for an in-stream error: OpenAI's and OpenRouter's `error`, vLLM's `object: error`, an `event: error`."""
+    error = chunk.get("error")
+    if error or chunk.get("object") == "error" or event == b"error":
+        code = error.get("code") if isinstance(error, dict) else chunk.get("code")
+        raise StreamFault("error_frame", code if isinstance(code, int) and 400 <= code < 600 else 0)
+
+
+def _groq_usage(chunk: dict[str, object]) -> object:
+    extra = chunk.get("x_groq")
+    return extra.get("usage") if isinstance(extra, dict) else None

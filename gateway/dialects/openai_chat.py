@@ -1,0 +1,181 @@
+"""The OpenAI chat completions dialect, request side and errors. Pure.
+
+A call that stays in its dialect forwards the body nearly as received: only the top level is decoded, values stay raw
+bytes. What is read of them is the little the gateway needs; everything unknown survives.
+Source: platform.openai.com/docs/api-reference/chat and the installed `openai` SDK's types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+import orjson
+
+from gateway.core.jsontext import model_span, top_level
+from gateway.core.usage import Usage, parse_usage
+from gateway.dialects.chat_stream import StreamFault
+from gateway.errors import BadRequest, GatewayError
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class ChatRequest:
+    """What the gateway reads of a request. `fields` is its whole top level, values raw."""
+
+    fields: dict[str, msgspec.Raw]
+    model: str
+    stream: bool
+    include_usage: bool
+    max_tokens: int | None
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+_STRING = msgspec.json.Decoder(str)
+_BOOL = msgspec.json.Decoder(bool | None)
+_LIMIT = msgspec.json.Decoder(int | None)
+_OPTIONS = msgspec.json.Decoder(_StreamOptions | None)
+_MISSING = msgspec.Raw(b"null")
+
+
+def parse_request(body: bytes) -> ChatRequest:
+    """Read a request body. Raises BadRequest naming the field and what to change.
+
+    `null` counts as absent, as the SDKs send it for unset fields.
+    """
+    try:
+        fields = top_level(body)
+    except ValueError:
+        raise BadRequest("the body is not a JSON object in UTF-8; send application/json") from None
+    model = _field(fields, "model", _STRING, "a string such as \"openai/gpt-4o\"", required=True)
+    messages = bytes(fields.get("messages", _MISSING))
+    if messages == b"null":
+        raise BadRequest("`messages` is missing; send a list of at least one message", param="messages")
+    if not messages.startswith(b"[") or messages[1:].lstrip().startswith(b"]"):
+        raise BadRequest("`messages` must be a list of at least one message", param="messages")
+    if not model:
+        raise BadRequest("`model` is empty; name a model of GET /v1/models", param="model")
+    stream = _field(fields, "stream", _BOOL, "true or false") or False
+    options = _field(fields, "stream_options", _OPTIONS, "an object") if stream else None
+    return ChatRequest(fields, model, stream, bool(options and options.include_usage), _max_tokens(fields))
+
+
+def _max_tokens(fields: dict[str, msgspec.Raw]) -> int | None:
+    for name in ("max_completion_tokens", "max_tokens"):
+        if name in fields:
+            limit = _field(fields, name, _LIMIT, "a whole number of at least 1")
+            if limit is not None and not 0 < limit < 2**31:
+                raise BadRequest(f"`{name}` must be a whole number of at least 1, and below 2^31", param=name)
+            if limit is not None:
+                return limit
+    return None
+
+
+def _field(
+    fields: dict[str, msgspec.Raw], name: str, decoder: msgspec.json.Decoder[_T], wanted: str, *, required: bool = False
+) -> _T:
+    raw = fields.get(name, _MISSING)
+    if required and bytes(raw) == b"null":
+        raise BadRequest(f"`{name}` is missing; send {wanted}", param=name)
+    try:
+        return decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise BadRequest(f"`{name}` must be {wanted}", param=name) from None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """A whole answer, ready for the client, and what it said of itself."""
+
+    body: bytes
+    usage: Usage | None
+    finish_reason: str | None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+_CHOICES = msgspec.json.Decoder(list[_Choice])
+
+
+def read_answer(body: bytes, model: str) -> ChatAnswer:
+    """Check a provider's non-stream answer and set its model to ours; every other byte stays.
+
+    Raises StreamFault: no JSON object, an error at 200, no choices.
+    """
+    try:
+        fields = top_level(body)
+    except ValueError:
+        raise StreamFault("bad_json") from None
+    error = fields.get("error")
+    if error is not None and bytes(error) not in {b"null", b"false", b'""', b"{}"}:
+        raise StreamFault("error_in_200")
+    try:
+        choices = _CHOICES.decode(fields.get("choices", _MISSING))
+    except msgspec.DecodeError:
+        raise StreamFault("bad_json") from None
+    if not choices:
+        raise StreamFault("empty")
+    usage = fields.get("usage")
+    parsed = parse_usage(orjson.loads(bytes(usage))) if usage is not None else None
+    return ChatAnswer(_with_model(body, fields, model), parsed, choices[0].finish_reason)
+
+
+def _with_model(body: bytes, fields: dict[str, msgspec.Raw], model: str) -> bytes:
+    body = body.lstrip()  # DeepSeek sends blank lines while it queues a request
+    if "model" not in fields:
+        return body
+    ours = orjson.dumps(model)
+    span = model_span(body)
+    if span is not None:
+        return body[: span[0]] + ours + body[span[1] :]
+    fields["model"] = msgspec.Raw(ours)
+    return msgspec.json.encode(fields)
+
+
+def error_body(error: GatewayError, request_id: str) -> bytes:
+    """The default envelope: OpenAI's `error` object, plus top-level `code` and `message` for readers of flat errors."""
+    return orjson.dumps(
+        {
+            "code": error.status,
+            "message": error.message,
+            "error": {
+                "message": error.message,
+                "type": error.error_type,
+                "code": error.code,
+                "param": error.param,
+                "request_id": request_id,
+            },
+        }
+    )
+
+
+def error_frame(
+    error: GatewayError, request_id: str, *, chunk_id: str, created: int, model: str, usage: Usage | None
+) -> bytes:
+    """The frame that ends a stream which broke after its first content; no `[DONE]` follows it.
+
+    Shape of OpenRouter's mid-stream error, which OpenAI's SDKs raise on.
+    """
+    frame: dict[str, object] = {
+        "id": chunk_id or "chatcmpl-error",
+        "object": "chat.completion.chunk",
+        "created": created,
+        "model": model,
+        "error": {"code": error.code, "message": error.message, "type": error.error_type, "request_id": request_id},
+        "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}],
+    }
+    if usage is not None:
+        frame["usage"] = {
+            "prompt_tokens": usage.prompt,
+            "completion_tokens": usage.completion,
+            "total_tokens": usage.prompt + usage.completion,
+            "estimated": usage.estimated,
+        }
+    return b"data: " + orjson.dumps(frame) + b"\n\n"

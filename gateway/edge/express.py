@@ -1,0 +1,364 @@
+"""The express lane: HTTP/1.1 inference requests, parsed by llhttp and served in place, on the connection's own task.
+
+One connection is one loop: wait for a head, check it, serve it when it names an inference route, else hand the bytes
+back unread for Hypercorn. At most one read of pipelined input is kept; while a call is served a socket is not read
+at all, the poll set reports its EOF. Answers leave in one write each.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from gateway.core.ids import request_id
+from gateway.edge.chunked import ChunkDecoder
+from gateway.edge.head import Head, find_head_end, parse_head
+from gateway.edge.lanes import Edge
+from gateway.edge.replies import error_reply
+from gateway.edge.wire import Wire
+from gateway.errors import GatewayError, PayloadTooLarge, RequestTimeout
+from gateway.exchange import INFERENCE_PATHS, ClientGone, Headers
+from gateway.pollset import PEER_CLOSED
+
+H2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PIPELINED_BYTES_MAX: Final = 65536
+_REASONS: Final = {
+    200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 402: b"Payment Required", 403: b"Forbidden",
+    404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout", 409: b"Conflict",
+    413: b"Content Too Large", 422: b"Unprocessable Content", 429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large", 500: b"Internal Server Error", 502: b"Bad Gateway",
+    503: b"Service Unavailable", 504: b"Gateway Timeout",
+}  # fmt: skip
+
+
+class ExpressConnection:
+    """One client connection. `deadline` and `scope` let the edge's reaper end one that idles or dawdles."""
+
+    __slots__ = ("buffer", "busy", "deadline", "edge", "scope", "wire")
+
+    def __init__(self, edge: Edge, wire: Wire) -> None:
+        self.edge = edge
+        self.wire = wire
+        self.buffer = b""
+        self.busy = False
+        self.deadline = trio.current_time() + edge.limits.header_s
+        self.scope = trio.CancelScope()
+
+    async def run(self) -> bytes | None:
+        """Serve until the connection is over (None), or return the bytes that Hypercorn is to have.
+
+        Raises ClientGone.
+        """
+        with self.scope:
+            while True:
+                try:
+                    head, size = await self._next_head()
+                except GatewayError as error:
+                    await self._refuse(error)
+                    return None
+                if head is None:
+                    return self.buffer or None
+                raw, self.buffer = self.buffer, self.buffer[size:]
+                if not self.edge.express or head.method != "POST" or head.path not in INFERENCE_PATHS:
+                    return raw
+                if not await self._serve(head):
+                    return None
+                self.deadline = trio.current_time() + self.edge.limits.keep_alive_s
+                if self.edge.draining:
+                    return None
+        if self.buffer and not self.busy:
+            await self._refuse(RequestTimeout("the request head did not arrive in time (server.header_s)"))
+        return None
+
+    async def _next_head(self) -> tuple[Head | None, int]:
+        """Read until a head is complete. (None, 0) at EOF, and for HTTP/2, whose bytes are then in `buffer`."""
+        while True:
+            buffer = self.buffer
+            if buffer:
+                if buffer[:3] == b"PRI" and H2_PREFACE.startswith(buffer[: len(H2_PREFACE)]):
+                    if len(buffer) >= len(H2_PREFACE):
+                        return None, 0
+                else:
+                    size = find_head_end(buffer)
+                    if size >= 0:
+                        return parse_head(buffer[:size]), size
+            data = await self.wire.receive()
+            if not data:
+                self.buffer = b""
+                return None, 0
+            if not buffer:
+                self.deadline = trio.current_time() + self.edge.limits.header_s
+                self.buffer = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: skip blank lines before a request
+            else:
+                self.buffer = buffer + data
+
+    async def _serve(self, head: Head) -> bool:
+        """Serve one call; whether the connection may carry another."""
+        exchange = ExpressExchange(self, head)
+        self.busy, self.deadline = True, float("inf")
+        try:
+            if self.wire.fileno() is not None:
+                await self.edge.handle(exchange)
+            else:
+                await self._serve_watched(exchange)
+        finally:
+            exchange.close()
+            self.busy = False
+        if exchange.linger:
+            await self._linger()
+        return exchange.keep_alive and not exchange.gone
+
+    async def _serve_watched(self, exchange: ExpressExchange) -> None:
+        """Over a stream that cannot be polled, EOF has to be read for."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_for_eof, exchange)
+            await self.edge.handle(exchange)
+            nursery.cancel_scope.cancel()
+
+    async def _read_for_eof(self, exchange: ExpressExchange) -> None:
+        await exchange.body_read.wait()
+        while len(self.buffer) < PIPELINED_BYTES_MAX:
+            try:
+                data = await self.wire.receive()
+            except ClientGone:
+                data = b""
+            if not data:
+                exchange.client_left()
+                return
+            self.buffer += data
+        exchange.keep_alive = False  # more pipelined than we keep: served, then closed
+
+    async def _refuse(self, error: GatewayError) -> None:
+        """Answer a head that cannot be served; the connection closes, as its framing is no longer known."""
+        status, headers, body = error_reply(error, request_id())
+        with trio.move_on_after(self.edge.limits.linger_s):
+            await self.wire.send(render_head(self.edge, status, headers, length=len(body), close=True) + body)
+            await self._linger()
+
+    async def _linger(self) -> None:
+        """Read on for a moment, so that the kernel does not reset the connection before the answer was read."""
+        with trio.move_on_after(self.edge.limits.linger_s):
+            self.edge.shut_writing(self.wire)
+            left = self.edge.limits.linger_bytes_max
+            while left > 0 and (data := await self.wire.receive()):
+                left -= len(data)
+
+
+def render_head(edge: Edge, status: int, headers: Headers, *, length: int | None, close: bool) -> bytes:
+    """The head of an answer; `length` None for one that is chunked (or, with HTTP/1.0, ends by closing)."""
+    parts = [b"HTTP/1.1 %d %b\r\ndate: %b\r\n" % (status, _REASONS.get(status, b"Unknown"), edge.date())]
+    parts.extend(b"%b: %b\r\n" % header for header in headers)
+    if length is not None:
+        parts.append(b"content-length: %d\r\n" % length)
+    if close:
+        parts.append(b"connection: close\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+class ExpressExchange:
+    """One request on an express connection. See Exchange."""
+
+    __slots__ = (
+        "_body_held", "_chunked", "_connection", "_edge", "_head", "_owed", "_watched", "_wire", "body_read", "gone",
+        "headers", "keep_alive", "lane", "linger", "method", "path", "request_id", "scope",
+    )  # fmt: skip
+
+    def __init__(self, connection: ExpressConnection, head: Head) -> None:
+        self._connection = connection
+        self._edge = connection.edge
+        self._wire = connection.wire
+        self._head = head
+        self._body_held = 0
+        self._owed = b""
+        self._watched = False
+        self._chunked = not head.http10
+        self.body_read = trio.Event()
+        self.gone = False
+        self.headers = head.headers
+        self.keep_alive = head.keep_alive
+        self.lane = "express"
+        self.linger = False
+        self.method = head.method
+        self.path = head.path
+        self.request_id = request_id()
+        self.scope: trio.CancelScope | None = None
+
+    def watch(self, scope: trio.CancelScope) -> None:
+        """See Exchange."""
+        self.scope = scope
+        fd = self._wire.fileno()
+        if fd is None:
+            self.body_read.set()
+        else:
+            self._edge.pollset.add(fd, PEER_CLOSED, self.client_left)
+            self._watched = True
+
+    def client_left(self) -> None:
+        """EOF on read, or a broken connection."""
+        self._unwatch()
+        self.gone = True
+        if self.scope is not None:
+            self.scope.cancel()
+
+    def _unwatch(self) -> None:
+        fd = self._wire.fileno()
+        if self._watched and fd is not None:
+            self._watched = False
+            self._edge.pollset.remove(fd, PEER_CLOSED)
+
+    def close(self) -> None:
+        """The call is over: let go of what was held for it."""
+        self._unwatch()
+        self._edge.bodies.give_back(self._body_held)
+        self._body_held = 0
+
+    async def read_body(self) -> bytes:
+        """See Exchange. Raises RequestTimeout, PayloadTooLarge, Overloaded, BadRequest, ClientGone."""
+        head, limit = self._head, self._edge.limits.inference_body_bytes_max
+        length = head.content_length
+        if length is not None and length > limit:
+            self._broken_off()
+            raise PayloadTooLarge(f"the body has {length} bytes; at most {limit} are taken")
+        buffer = self._connection.buffer
+        if length is not None and len(buffer) >= length:
+            body, self._connection.buffer = buffer[:length], buffer[length:]
+            self._take(length)
+            return body
+        return await self._receive_body(length, limit)
+
+    async def _receive_body(self, length: int | None, limit: int) -> bytes:
+        try:
+            with trio.fail_after(self._edge.limits.body_s):
+                if self._head.expect_continue:
+                    await self._wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                if length is not None:
+                    return await self._receive_sized(length)
+                return await self._receive_chunked(limit)
+        except trio.TooSlowError:
+            self._broken_off()
+            raise RequestTimeout("the request body did not arrive in time (server.body_s)") from None
+        except GatewayError:
+            self._broken_off()
+            raise
+        except ClientGone:
+            self.gone = True
+            raise
+
+    async def _receive_sized(self, length: int) -> bytes:
+        parts, size = [], 0
+        data, self._connection.buffer = self._connection.buffer, b""
+        while True:
+            if size + len(data) > length:
+                self._connection.buffer = data[length - size :]
+                data = data[: length - size]
+            self._take(len(data))
+            parts.append(data)
+            size += len(data)
+            if size == length:
+                return b"".join(parts)
+            data = await self._receive_some()
+
+    async def _receive_chunked(self, limit: int) -> bytes:
+        parts, size, decoder = [], 0, ChunkDecoder()
+        data, self._connection.buffer = self._connection.buffer, b""
+        while True:
+            piece = decoder.feed(data)
+            self._take(len(piece))
+            parts.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise PayloadTooLarge(f"the body is over {limit} bytes")
+            if decoder.done:
+                self._connection.buffer = decoder.rest
+                return b"".join(parts)
+            data = await self._receive_some()
+
+    async def _receive_some(self) -> bytes:
+        data = await self._wire.receive()
+        if not data:
+            self.keep_alive = False
+            raise ClientGone
+        return data
+
+    def _take(self, size_bytes: int) -> None:
+        try:
+            self._edge.bodies.take(size_bytes)
+        except GatewayError:
+            self._broken_off()
+            raise
+        self._body_held += size_bytes
+
+    def _broken_off(self) -> None:
+        """The body is not read to its end: the connection cannot carry another request."""
+        self.keep_alive = False
+        self.linger = True
+
+    async def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        """See Exchange."""
+        if not self.body_read.is_set() and not self._watched and status >= 400:
+            self._unread_body()
+        head = render_head(self._edge, status, headers, length=len(body), close=self._closing())
+        await self._send(head + body)
+
+    def _unread_body(self) -> None:
+        """An answer before the body was read: skip what is here of it, or close."""
+        length = self._head.content_length
+        buffer = self._connection.buffer
+        if self.linger or self._body_held or length == 0:
+            return
+        if length is not None and len(buffer) >= length and not self._head.expect_continue:
+            self._connection.buffer = buffer[length:]
+        else:
+            self._broken_off()
+
+    async def start(self, status: int, headers: Headers, first: bytes) -> None:
+        """See Exchange."""
+        if self._chunked:
+            headers = [*headers, (b"transfer-encoding", b"chunked")]
+        else:
+            self.keep_alive = False
+        head = render_head(self._edge, status, headers, length=None, close=self._closing())
+        await self._send(head + (self.wire(first, last=False) if first else b""))
+
+    async def send(self, data: bytes) -> None:
+        """See Exchange."""
+        await self._send(self.wire(data, last=False))
+
+    async def finish(self, last: bytes = b"") -> None:
+        """See Exchange."""
+        await self._send(self.wire(last, last=True))
+
+    def finished(self) -> None:
+        """See Exchange."""
+
+    async def _send(self, data: bytes) -> None:
+        owed, self._owed = self._owed, b""
+        try:
+            await self._wire.send(owed + data if owed else data)
+        except ClientGone:
+            self.gone = True
+            raise
+
+    def _closing(self) -> bool:
+        self.keep_alive = self.keep_alive and not self._edge.draining
+        return not self.keep_alive
+
+    def pump_fd(self) -> int | None:
+        """See Exchange."""
+        return self._wire.fileno()
+
+    def wire(self, data: bytes, *, last: bool) -> bytes:
+        """See Exchange."""
+        if not self._chunked:
+            return data
+        if not data:
+            return b"0\r\n\r\n" if last else b""
+        if last:
+            return b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
+        return b"%x\r\n%b\r\n" % (len(data), data)
+
+    def owe(self, wire: bytes) -> None:
+        """See Exchange."""
+        self._owed += wire

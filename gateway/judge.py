@@ -1,0 +1,92 @@
+"""What the outcome of an attempt means outside its race: for health, for metrics, for the record, for hedging."""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import Final
+
+import trio
+
+from gateway.config import Race as RaceConfig
+from gateway.core.call import Attempt, AttemptNote, Call
+from gateway.errors import AttemptFailed
+from gateway.observe.metrics import Metrics
+from gateway.route.health import Health
+
+_WINDOW: Final = 128  # first-content times kept per offer: enough for a p90, small enough to sort
+_SAMPLES_MIN: Final = 16
+_BURST: Final = 10.0  # hedges that may run ahead of their share
+
+
+class Hedger:
+    """When a second attempt may start beside the first. Holds the request budget and the delays seen.
+
+    The budget is gRPC's hedging throttle turned round (proposal A6): every call earns `hedge_share_max` of a hedge,
+    every hedge costs one, and no more than `_BURST` are saved up.
+    """
+
+    def __init__(self, config: RaceConfig) -> None:
+        self._config = config
+        self._tokens = _BURST
+        self._seen: dict[tuple[str, str], deque[float]] = {}
+
+    def delay_s(self, first: Attempt) -> float:
+        """How long the first attempt has alone; inf when it is never to be hedged."""
+        self._tokens = min(_BURST, self._tokens + self._config.hedge_share_max)
+        if self._config.hedge == "off" or first.on_disconnect != "cancel":
+            return inf  # cancelling an attempt that is billed on would pay twice for one answer
+        if self._config.hedge == "delay":
+            return self._config.hedge_delay_s
+        seen = self._seen.get((first.provider, first.offer.model), ())
+        if len(seen) < _SAMPLES_MIN:
+            return self._config.hedge_delay_s
+        return sorted(seen)[int(len(seen) * 0.9)]
+
+    def allow(self, _attempt: Attempt) -> bool:
+        """Spend one hedge from the budget."""
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def saw(self, attempt: Attempt, duration_s: float) -> None:
+        """An attempt had its first content after so long."""
+        if self._config.hedge == "adaptive":
+            self._seen.setdefault((attempt.provider, attempt.offer.model), deque(maxlen=_WINDOW)).append(duration_s)
+
+
+class CallJudge:
+    """Hears the outcomes of one call's race."""
+
+    __slots__ = ("_call", "_health", "_hedger", "_metrics")
+
+    def __init__(self, call: Call, health: Health, metrics: Metrics, hedger: Hedger) -> None:
+        self._call = call
+        self._health = health
+        self._metrics = metrics
+        self._hedger = hedger
+
+    def won(self, attempt: Attempt, duration_s: float) -> None:
+        """First content came."""
+        self._health.succeeded((attempt.provider, attempt.key_index))
+        self._hedger.saw(attempt, duration_s)
+        self._note(attempt, "won", 200, duration_s)
+
+    def failed(self, attempt: Attempt, failure: AttemptFailed, duration_s: float) -> None:
+        """It failed. A refusal of the request says the provider is well."""
+        target = attempt.provider, attempt.key_index
+        if failure.reach == "call":
+            self._health.succeeded(target)
+        else:
+            self._health.failed(target, trio.current_time(), failure.retry_after_s)
+        self._note(attempt, failure.outcome, failure.status, duration_s)
+
+    def lost(self, attempt: Attempt, duration_s: float) -> None:
+        """It was cancelled: another won, or the client left."""
+        self._health.abandoned((attempt.provider, attempt.key_index))
+        self._note(attempt, "cancelled", 0, duration_s)
+
+    def _note(self, attempt: Attempt, outcome: str, status: int, duration_s: float) -> None:
+        self._call.attempts.append(AttemptNote(attempt.provider, outcome, status, duration_s))
+        self._metrics.attempt(attempt.provider, outcome).inc()

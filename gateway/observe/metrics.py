@@ -1,0 +1,72 @@
+"""Prometheus metrics, in a registry of their own. Children are bound once per label set: a bound counter costs 0.3 us."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_FIRST_CONTENT_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 40, 60)
+_TOTAL_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+Levels = Callable[[], Iterable[tuple[str, tuple[str, ...], float]]]
+
+
+class Metrics:
+    """Counters of the calls of this process. `levels` are read when scraped."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self._calls = Counter("gateway_calls", "Calls by how they ended.", ("model", "status", "ended"), registry=registry)
+        self._attempts = Counter(
+            "gateway_attempts", "Attempts at providers by outcome.", ("provider", "outcome"), registry=registry
+        )
+        self.in_flight = Gauge("gateway_calls_in_flight", "Calls being served.", registry=registry)
+        self._first = Histogram(
+            "gateway_first_content_seconds", "From the request to the first content.", ("provider",),
+            buckets=_FIRST_CONTENT_S, registry=registry,
+        )  # fmt: skip
+        self._total = Histogram(
+            "gateway_call_seconds", "From the request to its end.", ("stream",), buckets=_TOTAL_S, registry=registry
+        )
+        self.bytes_in = Counter("gateway_request_body_bytes", "Request body bytes.", registry=registry)
+        self.bytes_out = Counter("gateway_answer_body_bytes", "Answer body bytes.", registry=registry)
+        self.call = lru_cache(maxsize=4096)(self._calls.labels)
+        self.attempt = lru_cache(maxsize=4096)(self._attempts.labels)
+        self.first_content = lru_cache(maxsize=512)(self._first.labels)
+        self.total = lru_cache(maxsize=4)(self._total.labels)
+
+    def expose_levels(self, levels: Levels) -> None:
+        """Add gauges that are read when scraped: (name, label values, value); names are the keys of `LEVELS`."""
+        self.registry.register(_Levels(levels))
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)
+
+
+LEVELS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "gateway_upstream_connections": ("Connections to providers.", ("origin", "state")),
+    "gateway_breaker_open": ("1 while the breaker of a provider's key is open, 0.5 half-open.", ("provider", "key")),
+    "gateway_client_connections": ("Client connections.", ()),
+    "gateway_request_bodies_held_bytes": ("Request bodies in memory.", ()),
+    "gateway_records_queued": ("Records of calls not yet committed.", ()),
+    "gateway_streams_pumped": ("Streams carried by the pump.", ()),
+    "gateway_drains": ("Abandoned streams read on because their provider bills on.", ()),
+}
+
+
+class _Levels(Collector):
+    def __init__(self, levels: Levels) -> None:
+        self._read = levels
+
+    def collect(self) -> Iterable[Metric]:
+        families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in LEVELS.items()}
+        for name, labels, value in self._read():
+            families[name].add_metric(labels, value)
+        return families.values()

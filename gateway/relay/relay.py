@@ -1,0 +1,88 @@
+"""The relay: after the commit, carry the winner's stream to the client, frame by frame, until one of them ends.
+
+Two sockets go through the pump. Any other transport (HTTP/2, TLS clients, memory streams) is carried by the call's
+own task below; both advance the same `Answer`, so the bytes are the same.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from gateway.config import Timeouts
+from gateway.exchange import Exchange, Headers
+from gateway.relay.errors import ClientStalled, UpstreamIdle
+from gateway.relay.pump import KEEPALIVE, Pump
+from gateway.upstream.answer import Answer
+
+READS_PER_CHECKPOINT: Final = 32
+
+
+class Relay:
+    """Carries streams under one snapshot's time limits."""
+
+    __slots__ = ("_pump", "_timeouts")
+
+    def __init__(self, pump: Pump, timeouts: Timeouts) -> None:
+        self._pump = pump
+        self._timeouts = timeouts
+
+    async def carry(self, answer: Answer, exchange: Exchange, status: int, headers: Headers) -> int:
+        """Start the client's answer with what the race held back, then carry the rest; bytes of frames sent.
+
+        Raises StreamFault, ClientGone, ClientStalled, UpstreamIdle. The answer stays the caller's to close.
+        """
+        pending, answer.pending = answer.pending, b""
+        with trio.move_on_after(self._timeouts.client_stall_s) as scope:
+            await exchange.start(status, headers, pending)
+        if scope.cancelled_caught:
+            raise ClientStalled
+        if answer.ended:
+            await self._finish(exchange)
+            return len(pending)
+        upstream_fd, client_fd = answer.lease.transport.fileno(), exchange.pump_fd()
+        if upstream_fd is not None and client_fd is not None:
+            return len(pending) + await self._pump.carry(answer, exchange, (upstream_fd, client_fd), self._timeouts)
+        return len(pending) + await self._carry_here(answer, exchange)
+
+    async def _carry_here(self, answer: Answer, exchange: Exchange) -> int:
+        sent, reads = 0, 0
+        while not answer.ended:
+            raw = answer.receive_now()
+            if raw is None:
+                raw = await self._wait(answer, exchange)
+            elif (reads := reads + 1) % READS_PER_CHECKPOINT == 0:
+                await trio.lowlevel.checkpoint()
+            out = answer.advance(raw)
+            sent += len(out)
+            if out and not answer.ended:
+                await self._send(exchange, out)
+            elif answer.ended:
+                await self._finish(exchange, out)
+        return sent
+
+    async def _wait(self, answer: Answer, exchange: Exchange) -> bytes:
+        """Wait for bytes; fill the client's silence with comments until the provider counts as idle."""
+        began = trio.current_time()
+        idle_at = began + self._timeouts.idle_s
+        comment_at = began + self._timeouts.keepalive_s
+        while True:
+            with trio.CancelScope(deadline=min(idle_at, comment_at)):
+                return await answer.receive()
+            if trio.current_time() >= idle_at:
+                raise UpstreamIdle
+            await self._send(exchange, KEEPALIVE)
+            comment_at += self._timeouts.keepalive_s
+
+    async def _send(self, exchange: Exchange, data: bytes) -> None:
+        with trio.move_on_after(self._timeouts.client_stall_s) as scope:
+            await exchange.send(data)
+        if scope.cancelled_caught:
+            raise ClientStalled
+
+    async def _finish(self, exchange: Exchange, last: bytes = b"") -> None:
+        with trio.move_on_after(self._timeouts.client_stall_s) as scope:
+            await exchange.finish(last)
+        if scope.cancelled_caught:
+            raise ClientStalled

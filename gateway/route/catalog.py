@@ -1,0 +1,74 @@
+"""The catalogue of one snapshot: model ids and aliases to attempts, everything that can be rendered ahead rendered. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gateway.config import Config, Model, Offer, Provider
+from gateway.core.call import Attempt, Origin
+from gateway.errors import BadRequest, ModelNotFound
+from gateway.providers.openai import build_endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model and every attempt that could serve it, in the order of its offers, each with each key."""
+
+    model: Model
+    attempts: tuple[Attempt, ...]
+
+
+class Catalog:
+    """Frozen after building."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self, config: Config) -> None:
+        self._entries: dict[str, Entry] = {}
+        for model in config.models.values():
+            entry = Entry(model, tuple(_attempts(model, config)))
+            for name in (model.id, *model.aliases):
+                self._entries[name] = entry
+
+    def find(self, name: str) -> Entry:
+        """The entry of an id or alias. Raises BadRequest for a bare id that is no alias, ModelNotFound else."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            return entry
+        shown = name[:80]
+        if "/" not in name:
+            raise BadRequest(f"`model` {shown!r} has no provider prefix; write it as author/name", param="model")
+        raise ModelNotFound(f"model {shown!r} is not in the catalogue; GET /v1/models lists what is", param="model")
+
+    def listed(self) -> list[Entry]:
+        """Models that an enabled offer can serve, by id."""
+        own = {entry.model.id: entry for entry in self._entries.values() if entry.attempts}
+        return [own[name] for name in sorted(own)]
+
+    def get_listed(self, name: str) -> Entry | None:
+        """One of `listed`, by id or alias."""
+        entry = self._entries.get(name)
+        return entry if entry is not None and entry.attempts else None
+
+
+def _attempts(model: Model, config: Config) -> Iterable[Attempt]:
+    for offer in model.offers:
+        provider = config.providers[offer.provider]
+        if provider.enabled:
+            for key_index in range(max(1, len(provider.api_keys))):
+                yield _attempt(provider, offer, key_index)
+
+
+def _attempt(provider: Provider, offer: Offer, key_index: int) -> Attempt:
+    endpoint = build_endpoint(provider, key_index)
+    return Attempt(
+        provider=provider.name,
+        key_index=key_index,
+        origin=Origin(endpoint.host, endpoint.port, endpoint.tls, provider.ca_file),
+        head=endpoint.head,
+        offer=offer,
+        quirks=provider.quirks,
+        on_disconnect=provider.on_disconnect,
+        api_key=provider.api_keys[key_index] if provider.api_keys else "",
+    )

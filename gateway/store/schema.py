@@ -1,0 +1,191 @@
+"""The database file: how it is opened, its tables, and the steps from one version of them to the next.
+
+Invariants: every connection is in WAL mode with foreign keys on and in autocommit, so a transaction is always
+an explicit `immediate()`; `meta` is one row; a migration step and its new `meta.schema_version` commit
+together, whoever of several processes gets there first.
+
+Never open this file by any other means in a process that has it open: closing that other descriptor would
+drop SQLite's POSIX locks (sqlite.org/howtocorrupt.html section 2.2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.auth.keys import digest
+from gateway.datadir import DataDirError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+OPERATOR = "operator"  # the account of whoever runs the box; exists from the first version
+BUSY_S = 5.0  # how long a one-off command waits for another writer
+
+_PEPPER_PROOF = b"gateway: the pepper of this database"
+
+
+def connect(path: Path, *, busy_s: float = BUSY_S, create: bool = True) -> sqlite3.Connection:
+    """Open the file for use by one thread at a time. Waits up to `busy_s` for other writers.
+
+    Raises sqlite3.Error; with `create` false also when the file is missing.
+    """
+    if create:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    uri = f"{path.resolve().as_uri()}?mode=rw"
+    conn = sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False)
+    try:
+        conn.execute("PRAGMA journal_mode = WAL").fetchone()
+        conn.execute("PRAGMA synchronous = NORMAL")
+        conn.execute("PRAGMA foreign_keys = ON")
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def open_database(path: Path, pepper: bytes, *, busy_s: float = BUSY_S) -> sqlite3.Connection:
+    """Open the file, creating or migrating it, and check that its keys were made with this pepper.
+
+    Raises:
+        DataDirError: it is no database of ours, a newer gateway made it, or the pepper is another one.
+        sqlite3.OperationalError: it stayed locked for `busy_s`, or the disk is full.
+    """
+    try:
+        conn = connect(path, busy_s=busy_s)
+    except OSError as exc:
+        raise DataDirError(f"{path}: cannot open the database: {exc.strerror or exc}") from exc
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as exc:
+        raise DataDirError(f"{path}: {exc}; restore it from a backup or move it away") from exc
+    try:
+        _migrate(conn, path)
+        _check_pepper(conn, pepper, path)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+@contextlib.contextmanager
+def immediate(conn: sqlite3.Connection) -> Iterator[None]:
+    """A write transaction: takes the write lock at once, commits at the end, rolls back on any exception."""
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        conn.execute("COMMIT")
+    except BaseException:
+        if conn.in_transaction:  # some errors (disk full among them) have rolled back already
+            conn.execute("ROLLBACK")
+        raise
+
+
+def _version(conn: sqlite3.Connection) -> int:
+    if conn.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'meta'").fetchone() is None:
+        return 0
+    version: int = conn.execute("SELECT schema_version FROM meta").fetchone()[0]
+    return version
+
+
+def _migrate(conn: sqlite3.Connection, path: Path) -> None:
+    if _version(conn) < len(_STEPS):
+        from sqlite_utils import Database  # 0.1 s to import, and only a new or old file needs it
+
+        with immediate(conn):
+            for step in _STEPS[_version(conn) :]:  # asked again: another process may have been first
+                step(Database(conn, execute_plugins=False))
+            conn.execute("UPDATE meta SET schema_version = ?", (max(len(_STEPS), _version(conn)),))
+    if (version := _version(conn)) > len(_STEPS):
+        raise DataDirError(
+            f"{path}: has schema version {version} and this gateway knows {len(_STEPS)}; run the newer gateway that "
+            "made it, or restore a backup"
+        )
+
+
+def _check_pepper(conn: sqlite3.Connection, pepper: bytes, path: Path) -> None:
+    """Bind a new database to its pepper; refuse an old one under another, where every key would turn into a 401."""
+    proof = digest(pepper, _PEPPER_PROOF)
+    row = conn.execute("SELECT pepper_proof FROM meta").fetchone()
+    if row[0] is None:
+        with immediate(conn):
+            conn.execute("UPDATE meta SET pepper_proof = ? WHERE pepper_proof IS NULL", (proof,))
+        row = conn.execute("SELECT pepper_proof FROM meta").fetchone()
+    if row[0] != proof:
+        raise DataDirError(
+            f"{path.with_name('pepper')}: is not the pepper that the keys in {path.name} were made with; "
+            "restore the two from the same backup"
+        )
+
+
+def _first_tables(db: Database) -> None:
+    """Version 1. A step is history: later columns are later steps, never edits here."""
+    db.table("meta").create(
+        {"id": int, "schema_version": int, "keys_version": int, "pepper_proof": bytes},
+        pk="id",
+        not_null={"schema_version", "keys_version"},
+    )
+    db.execute("INSERT INTO meta (id, schema_version, keys_version) VALUES (1, 0, 0)")
+    db.table("accounts").create({"id": str, "name": str, "created_at": float}, pk="id", not_null={"name", "created_at"})
+    db.execute("INSERT INTO accounts (id, name, created_at) VALUES (?, 'Operator', ?)", (OPERATOR, time.time()))
+    _keys_table(db)
+    _calls_table(db)
+
+
+def _keys_table(db: Database) -> None:
+    columns = {"id": str, "account_id": str, "name": str, "digest": bytes, "prefix_hint": str}
+    db.table("keys").create(
+        {**columns, "created_at": float, "revoked_at": float},
+        pk="id",
+        not_null={*columns, "created_at"} - {"id"},
+        defaults={"account_id": OPERATOR},
+        foreign_keys=[("account_id", "accounts", "id")],
+    )
+    db.table("keys").create_index(["digest"], unique=True)
+
+
+def _calls_table(db: Database) -> None:
+    """One row a call; the order of columns is that of `calls.CallRecord`. No foreign keys: a record outlives all."""
+    db.table("calls").create(
+        {
+            "gen_id": str,
+            "request_id": str,
+            "started_at": float,
+            "account_id": str,
+            "key_id": str,
+            "key_name": str,
+            "route": str,
+            "lane": str,
+            "stream": int,
+            "model": str,
+            "provider": str,
+            "upstream_model": str,
+            "attempts": str,
+            "status": int,
+            "code": str,
+            "ended": str,
+            "prompt_tokens": int,
+            "cached_tokens": int,
+            "completion_tokens": int,
+            "reasoning_tokens": int,
+            "usage_estimated": int,
+            "cost_pico_usd": int,
+            "provider_cost_pico_usd": int,
+            "first_content_ms": float,
+            "total_ms": float,
+            "bytes_in": int,
+            "bytes_out": int,
+        },
+        pk="gen_id",
+        not_null={"started_at", "account_id"},
+    )
+    db.table("calls").create_index(["started_at"])
+    db.table("calls").create_index(["account_id", "started_at"])
+
+
+_STEPS: tuple[Callable[[Database], None], ...] = (_first_tables,)

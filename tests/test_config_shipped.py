@@ -1,0 +1,125 @@
+"""The shipped config.toml: loads, says the defaults, names every preset; and the lines of keys in any TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gateway.config import Log, Race, Server, Sim, Timeouts, Upstream
+from gateway.configfile import load
+from gateway.configlines import Lines, dotted
+from gateway.providers.presets import load_presets
+
+SHIPPED = Path(__file__).parent.parent / "config.toml"
+
+
+def test_the_shipped_file_loads_without_any_key() -> None:
+    config = load(SHIPPED, environ={})
+    assert [name for name, provider in config.providers.items() if provider.enabled] == ["sim"]
+    assert config.models["sim/words"].offers[0].provider == "sim"
+    assert config.models["sim/echo"].offers[0].input == 0
+
+
+def test_the_shipped_file_states_the_defaults() -> None:
+    config = load(SHIPPED, environ={})
+    sections = (config.server, config.timeouts, config.race, config.upstream, config.sim, config.log)
+    assert sections == (Server(), Timeouts(), Race(), Upstream(), Sim(), Log())
+    text = SHIPPED.read_text("utf-8")
+    for section in sections:
+        for field in msgspec.structs.fields(section):
+            assert f"\n{field.encode_name} = " in text or f"\n# {field.encode_name} = " in text
+
+
+def test_the_shipped_file_enables_what_has_a_key() -> None:
+    config = load(SHIPPED, environ={"OPENAI_API_KEY": "k"})
+    assert [name for name, provider in config.providers.items() if provider.enabled] == ["sim", "openai"]
+    every = {preset.api_key_env: "k" for preset in load_presets().values() if preset.api_key_env}
+    config = load(SHIPPED, environ=every)
+    assert all(provider.enabled for provider in config.providers.values())
+
+
+def test_the_shipped_file_lists_every_preset_that_needs_only_a_key() -> None:
+    config = load(SHIPPED, environ={})
+    usable = {name for name, preset in load_presets().items() if not preset.local and not preset.base_url_needed}
+    assert set(config.providers) == usable | {"sim"}
+    text = SHIPPED.read_text("utf-8")
+    for name in set(load_presets()) - usable:
+        assert f"\n# [providers.{name}]" in text
+
+
+_SEEDS = """
+openai/gpt-4.1 openai/gpt-4o openai/gpt-4o-mini openai/gpt-5 openai/text-embedding-3-small
+anthropic/claude-sonnet-4-6 anthropic/claude-opus-4-6 anthropic/claude-haiku-4-5 anthropic/claude-sonnet-4-5
+anthropic/claude-3-5-sonnet-latest google/gemini-2.0-flash-001 google/gemini-2.5-pro google/gemini-2.5-flash
+deepseek/deepseek-chat deepseek/deepseek-r1 meta-llama/llama-3.3-70b-instruct
+qwen/qwen-2.5-72b-instruct qwen/qwen3-235b-a22b
+gpt-4o gpt-4o-mini claude-3-5-sonnet claude-3-5-sonnet-20241022 claude-3-5-haiku-20241022 gemini-1.5-pro
+gemini-1.5-flash gemini-2.0-flash deepseek-chat deepseek-reasoner moonshot-v1-128k kimi-k2.5
+"""
+
+
+@pytest.mark.parametrize("name", _SEEDS.split())
+def test_the_shipped_catalogue_knows_the_models_people_ask_for(name: str) -> None:
+    models = load(SHIPPED, environ={}).models
+    names = set(models) | {alias for each in models.values() for alias in each.aliases}
+    assert name in names
+
+
+def test_lines_are_found_in_every_way_toml_can_say_a_thing() -> None:
+    text = '''a = 1
+b.c = """
+x = 1 # no key
+[no.table]
+\\""" ["""
+d = { e = 1, "f g".h = [1,
+  2] } # k = 1
+[t . "u.v"]
+w = [
+  # comment, with a ] in it
+  { x = "]" }, { x = '}' },
+]
+[[m]]
+n = 1
+[[m.o]]
+p = 1
+[[m]]
+n = 2
+[m.q]
+r = 1979-05-27 07:32:00
+[[m.o]]
+p = \'\'\'a
+''\'\'\'
+s = 1
+'''.replace("2] }", "2] }")
+    tomllib.loads(text)
+    lines = Lines(text)
+    expected = {
+        ("a",): 1, ("b", "c"): 2, ("d",): 6, ("d", "e"): 6, ("d", "f g", "h"): 6, ("d", "f g", "h", 1): 7,
+        ("t", "u.v"): 8, ("t", "u.v", "w"): 9, ("t", "u.v", "w", 1, "x"): 11, ("m", 0, "n"): 14,
+        ("m", 0, "o", 0, "p"): 16, ("m", 1): 17, ("m", 1, "n"): 18, ("m", 1, "q", "r"): 20,
+        ("m", 1, "o", 0): 21, ("m", 1, "o", 0, "s"): 24,
+    }  # fmt: skip
+    assert {path: lines.find(path) for path in expected} == expected
+    assert lines.find(("m", 1, "o", 0, "absent", "deeper")) == 21
+    assert lines.find(("absent",)) == 1
+    assert dotted(("t", "u.v", "w", 1, "x")) == 't."u.v".w[1].x'
+
+
+def test_every_key_of_the_shipped_file_is_found_on_a_line_that_holds_it() -> None:
+    text = SHIPPED.read_text("utf-8")
+    source = text.splitlines()
+    lines = Lines(text)
+    checked = 0
+    stack: list[tuple[tuple[str | int, ...], object]] = [((), tomllib.loads(text))]
+    while stack:
+        path, value = stack.pop()
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, inner in items:
+            stack.append(((*path, key), inner))
+            if isinstance(key, str) and path:
+                assert key in source[lines.find((*path, key)) - 1]
+                checked += 1
+    assert checked > 500
