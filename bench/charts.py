@@ -15,6 +15,7 @@ _COLOURS = {
     "nginx": "tab:green",
     "portkey": "tab:orange",
     "litellm": "tab:red",
+    "mlflow": "tab:purple",
 }
 _SIZE_INCHES = (7.0, 4.0)
 
@@ -55,6 +56,8 @@ def _bars(report: Report, case: str, names: tuple[str, ...], title: str) -> Figu
         places = [i + (index - (len(names) - 1) / 2) * width for i in range(len(shown))]
         bars = axes.bar(places, [values[index] for values in shown.values()], width, label=_label(name))
         axes.bar_label(bars, fmt="%.3g", fontsize=8)
+    # Rivals differ by orders of magnitude, which only a logarithmic axis shows; added latency may be negative.
+    axes.set_yscale("log" if min(min(values) for values in shown.values()) > 0 else "linear")
     axes.set_xticks(range(len(shown)), list(shown))
     axes.set_title(title)
     if len(names) > 1:
@@ -81,13 +84,23 @@ def _lines(report: Report, name: str, title: str) -> Figure | None:
         ]
         if points:
             drawn = True
-            streams, values = zip(*sorted(points), strict=True)
-            axes.plot(streams, values, marker="o", label=contender, color=_COLOURS.get(contender))
+            places, values = zip(*sorted(points), strict=True)
+            axes.plot(places, values, marker="o", label=contender, color=_COLOURS.get(contender))
     if not drawn:
         return None
+    streams = sorted(
+        {
+            int(case.removeprefix("paced-"))
+            for cases in report.summary.values()
+            for case in cases
+            if case.startswith("paced-")
+        }
+    )
     axes.set_xscale("log", base=2)
+    axes.set_xticks(streams, [str(count) for count in streams])
+    axes.minorticks_off()
     axes.set_xlabel("streams")
-    axes.set_ylim(bottom=0)
+    axes.set_yscale("log")
     axes.set_title(title)
     axes.legend(frameon=False)
     return figure

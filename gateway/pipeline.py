@@ -116,8 +116,8 @@ class Pipeline:
     async def handle(self, exchange: Exchange) -> None:
         """Serve one call from its head to its record. Raises nothing but Cancelled."""
         snapshot = self.snapshot
-        now = trio.current_time()
-        call = Call(exchange.request_id, generation_id(), exchange.lane, now, self._wall_clock())
+        now, wall = trio.current_time(), self._wall_clock()
+        call = Call(exchange.request_id, generation_id(wall), exchange.lane, now, wall)
         try:
             self._authenticate(exchange, call)
         except GatewayError as error:

@@ -198,9 +198,9 @@ async def test_a_body_that_never_ends_after_its_answer_is_reset(server: Server) 
             answer = await peer.answer(1)
             sent_bytes = 0
             while answer.reset is None:
-                await peer.send(*(DataFrame(1, b"x" * 16_384) for _ in range(2)))
-                sent_bytes += 2 * 16_384
-                await peer.until(lambda: answer.credited_bytes > sent_bytes - 40_000 or answer.reset is not None)
+                await peer.send(*(DataFrame(1, b"x" * 16_000) for _ in range(2)))
+                sent_bytes += 2 * 16_000
+                await peer.until(lambda: answer.credited_bytes >= sent_bytes - 33_000 or answer.reset is not None)
             assert answer.reset == ErrorCodes.NO_ERROR
             assert sent_bytes <= 9_000_000
             await peer.send(*(DataFrame(1, b"x" * 10_000) for _ in range(3)))
@@ -393,6 +393,14 @@ async def send_if_open(peer: Peer, *frames: Frame) -> None:
         peer.closed = True
 
 
+def raw_frame(kind: int, stream_id: int, body: bytes) -> Frame:
+    """A frame of any type, with the flag END_HEADERS."""
+    frame = ExtensionFrame(type=kind, stream_id=stream_id, flag_byte=4, body=body)
+    # hyperframe leaves the length of these at zero.
+    frame.body_len = len(body)
+    return frame
+
+
 def flood_frames(peer: Peer, kind: str, number: int) -> list[Frame]:
     """One round of a flood."""
     stream_id = 2 * number + 3
@@ -408,7 +416,7 @@ def flood_frames(peer: Peer, kind: str, number: int) -> list[Frame]:
         case "empty-data":
             return [DataFrame(1, b"")]
         case "unknown":
-            return [ExtensionFrame(type=0xEE, stream_id=0, flag_byte=0, body=b"x")]
+            return [raw_frame(0xEE, 0, b"x")]
         case "reset":
             return [RstStreamFrame(1, error_code=8)]
     return [peer.headers(stream_id, head(b"/\xff", b"GET"), end=False), WindowUpdateFrame(stream_id, 2**31 - 1)]
@@ -426,10 +434,12 @@ async def test_a_flood_of_cheap_frames_ends_its_connection(server: Server, kind:
             nursery.start_soon(peer.until, lambda: False)
             for start in range(0, 5_000, 50):
                 if not peer.closed:
-                    frames = [frame for number in range(start, start + 50) for frame in flood_frames(peer, kind, number)]
+                    frames = [
+                        frame for number in range(start, start + 50) for frame in flood_frames(peer, kind, number)
+                    ]
                     await send_if_open(peer, *frames)
         assert peer.closed
-        assert peer.goaway != ErrorCodes.NO_ERROR
+        assert peer.goaway in (ErrorCodes.ENHANCE_YOUR_CALM, None)
         await settled(port, lambda counts: counts["connections"] <= 2)
 
     await beside_sibling(server, assault)
@@ -482,7 +492,7 @@ def bad_hpack(peer: Peer) -> list[Frame]:
 def push_promise(peer: Peer) -> list[Frame]:
     """Raw bytes of a PUSH_PROMISE, which no client may send."""
     del peer
-    return [ExtensionFrame(type=5, stream_id=1, flag_byte=4, body=b"\x00\x00\x00\x02")]
+    return [raw_frame(5, 1, b"\x00\x00\x00\x02")]
 
 
 def overflow(peer: Peer) -> list[Frame]:
@@ -511,7 +521,7 @@ def bad_setting(peer: Peer) -> list[Frame]:
 def oversized_frame(peer: Peer) -> list[Frame]:
     """More than the 16 KiB that we allow."""
     del peer
-    return [ExtensionFrame(type=0xEE, stream_id=0, flag_byte=0, body=b"x" * 20_000)]
+    return [raw_frame(0xEE, 0, b"x" * 20_000)]
 
 
 CONNECTION_ERRORS = [
@@ -562,7 +572,7 @@ async def test_neither_push_nor_connect_protocol_is_offered(server: Server) -> N
             await assert_alive(peer, 1)
             assert peer.settings.get(SettingsFrame.ENABLE_CONNECT_PROTOCOL, 0) == 0
             assert peer.settings[SettingsFrame.MAX_CONCURRENT_STREAMS] == STREAMS_MAX
-            unknown = {code: 7 for code in range(100, 400)}
+            unknown = {code: 7 for code in range(100, 250)}
             await peer.send(SettingsFrame(0, settings=unknown), SettingsFrame(0, settings={1: 2**32 - 1}))
             for stream_id in range(3, 60, 2):
                 await assert_alive(peer, stream_id)

@@ -1,4 +1,8 @@
-"""Ids we mint: request ids (UUID 4, RFC 9562 section 5.4) and generation ids (`gen-` and 128 random bits)."""
+"""Ids we mint: request ids (UUID 4, RFC 9562 section 5.4) and generation ids (`gen-`, milliseconds, 80 random bits).
+
+Generation ids begin with the time because they are a primary key: random ones dirty an index page a row, which costs
+the writer three times as much.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,6 @@ def request_id() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def generation_id() -> str:
-    """A fresh `gen-…` id of a call."""
-    return "gen-" + urandom(16).hex()
+def generation_id(now_unix_s: float) -> str:
+    """A fresh `gen-…` id of a call that begins now."""
+    return f"gen-{int(now_unix_s * 1000):012x}{urandom(10).hex()}"

@@ -15,7 +15,7 @@ import orjson
 
 from gateway.core.jsontext import model_span
 from gateway.core.usage import Usage, parse_usage
-from gateway.dialects.sse import FrameCutter, FrameTooLarge, event_data, split_frames, without_comments
+from gateway.dialects.sse import FrameCutter, FrameTooLarge, event_data, frame_end, last_frame, without_comments
 
 DONE_FRAME: Final = b"data: [DONE]\n\n"
 _OPENINGS: Final = (b'"choices":[{', b'"choices": [{')
@@ -64,14 +64,10 @@ class ChatStream:
             raise StreamFault("frame_too_large") from None
         if not block:
             return b""
-        opening = self._opening
-        if opening and block.startswith(opening):
-            frames = block.count(self._boundary) + 1
-            if block.count(b"\n") == 2 * frames and self._finish_mark not in block and b'"error":' not in block:
-                self.deltas += frames
-                self._fast_block = block
-                return block.replace(self._head, self._new_head)
-        return self._slow(block)
+        if self._is_plain(block, 0, len(block)):
+            self._fast_block = block
+            return block.replace(self._head, self._new_head)
+        return self._mixed(block)
 
     def end(self) -> bytes:
         """The upstream's body is complete: return what closes the client's stream. Raises StreamFault for a cut."""
@@ -90,15 +86,37 @@ class ChatStream:
         """Parse the last frame that went by unparsed: some vendors put usage or the finish into content frames."""
         if self._fast_block:
             block, self._fast_block = self._fast_block, b""
-            payload, _ = event_data(split_frames(block)[-1])
+            payload, _ = event_data(last_frame(block))
             self._observe(_parse(payload or b"{}"))
 
-    def _slow(self, block: bytes) -> bytes:
-        out = []
-        for frame in split_frames(block):
-            out.append(self._frame(frame))
-            if self.done:
-                break
+    def _is_plain(self, block: bytes, start: int, end: int) -> bool:
+        """Whether every frame of `block[start:end]` is a plain one: each newline belongs to the end of a frame that
+        begins with `opening`, and none has a finish or an error. Counts the frames when so."""
+        if not self._opening or not block.startswith(self._opening, start):
+            return False
+        frames = block.count(self._boundary, start, end) + 1
+        if block.count(b"\n", start, end) != 2 * frames or block.find(b'"error":', start, end) >= 0:
+            return False
+        if block.find(self._finish_mark, start, end) >= 0:
+            return False
+        self.deltas += frames
+        return True
+
+    def _mixed(self, block: bytes) -> bytes:
+        """Frame by frame, but for the longest run of plain frames, which goes as one."""
+        out, start, look = [], 0, True
+        while start < len(block) and not self.done:
+            if look and self._opening and block.startswith(self._opening, start):
+                look = False
+                end = block.rfind(self._boundary, start) + 2  # up to the last frame that looks plain: it may be the finish
+                if end > start + 2 and self._is_plain(block, start, end):
+                    self._fast_block = run = block[start:end]
+                    out.append(run.replace(self._head, self._new_head))
+                    start = end
+                    continue
+            end = frame_end(block, start)
+            out.append(self._frame(block[start:end]))
+            start = end
         return b"".join(out)
 
     def _frame(self, frame: bytes) -> bytes:

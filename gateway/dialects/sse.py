@@ -86,15 +86,18 @@ def _last_blank_line(data: bytes) -> int:
     return end
 
 
-def split_frames(block: bytes) -> list[bytes]:
-    """Split a block of whole frames into frames, each with its blank line."""
+def frame_end(block: bytes, start: int) -> int:
+    """Where the frame that begins at `start` of a block of whole frames ends, its blank line included."""
     if b"\r" not in block:
-        return [part + b"\n\n" for part in block.split(b"\n\n")[:-1]]
-    frames, start = [], 0
-    for match in _BLANK.finditer(block):
-        frames.append(block[start : match.end()])
-        start = match.end()
-    return frames
+        return block.index(b"\n\n", start) + 2
+    match = _BLANK.search(block, start)
+    assert match is not None
+    return match.end()
+
+
+def last_frame(block: bytes) -> bytes:
+    """The last frame of a block whose frames end with LF LF."""
+    return block[block.rfind(b"\n\n", 0, len(block) - 2) + 2 if b"\n\n" in block[:-2] else 0 :]
 
 
 def without_comments(frame: bytes) -> bytes:

@@ -100,8 +100,7 @@ class GuardedH2Connection(H2Connection):
 
     def _receive_frame(self, frame: Frame) -> list[Event]:
         if isinstance(frame, SettingsFrame):
-            # RFC 9113 section 6.5.2: unknown settings are ignored. h2 would remember every one of them.
-            frame.settings = {code: value for code, value in frame.settings.items() if code in _KNOWN_SETTINGS}
+            frame.settings = _bounded(frame.settings)
         if _is_overhead(frame) and not self.spend(1):
             msg = "the connection's frames are mostly overhead; send fewer control frames and empty DATA frames"
             raise DenialOfServiceError(msg)
@@ -126,12 +125,6 @@ class GuardedH2Connection(H2Connection):
             self.credit(frame.stream_id, frame.flow_controlled_length)
             return self._stream_error(frame.stream_id)
 
-    def _acknowledge_settings(self) -> list[Frame]:
-        frames = super()._acknowledge_settings()
-        if self.encoder.header_table_size > ENCODER_TABLE_BYTES_MAX:
-            self.encoder.header_table_size = ENCODER_TABLE_BYTES_MAX
-        return frames
-
     def _stream_error(self, stream_id: int) -> tuple[list[Frame], list[Event]]:
         """End a stream from any state; h2's own `reset_stream` refuses one that its first frame left idle."""
         self.streams.pop(stream_id, None)
@@ -152,6 +145,15 @@ class GuardedH2Connection(H2Connection):
         _decode_headers(self.decoder, frame.data)
         self.highest_inbound_stream_id = stream_id
         return [self._reset_frame(stream_id, ErrorCodes.REFUSED_STREAM)], []
+
+
+def _bounded(settings: dict[int, int]) -> dict[int, int]:
+    """The settings worth knowing. RFC 9113 section 6.5.2 ignores unknown ones; h2 would remember every one of them."""
+    known = {code: value for code, value in settings.items() if code in _KNOWN_SETTINGS}
+    if SettingCodes.HEADER_TABLE_SIZE in known:
+        table_bytes = known[SettingCodes.HEADER_TABLE_SIZE]
+        known[SettingCodes.HEADER_TABLE_SIZE] = min(table_bytes, ENCODER_TABLE_BYTES_MAX)
+    return known
 
 
 def _is_overhead(frame: Frame) -> bool:

@@ -68,7 +68,6 @@ RELIED_ON: dict[str, dict[str, tuple[str, ...]]] = {
         "_receive_frame": ("frame",),
         "_receive_headers_frame": ("frame",),
         "_receive_data_frame": ("frame",),
-        "_acknowledge_settings": (),
         "_prepare_for_sending": ("frames",),
     },
 }

@@ -14,6 +14,7 @@ own work, and a lock is trouble only once it has lasted (`trouble.py`).
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections import deque
 from collections.abc import Callable
@@ -91,10 +92,14 @@ class Store:
         self._conn.close()
 
     def create_first_key(self) -> keys.NewKey | None:
-        """On a database that never had a key, make one and use it at once; else None. Blocks; before `run` only."""
-        key = keys.create_first(self._conn, self._pepper)
-        if key is not None:
-            self.keys = keys.load_index(self._conn, self._pepper)
+        """On a database that never had a key, make one and use it at once; else None.
+
+        Blocks for a few ms, so for start-up only; safe while `run` is running, since it has a connection of its own.
+        """
+        with contextlib.closing(schema.connect(self._path)) as conn:
+            key = keys.create_first(conn, self._pepper)
+            if key is not None:
+                self.keys = keys.load_index(conn, self._pepper)
         return key
 
     @property

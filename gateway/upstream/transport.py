@@ -66,6 +66,9 @@ class SocketTransport:
 
     def receive_now(self) -> bytes | None:
         """See Transport."""
+        return self._read_socket()
+
+    def _read_socket(self) -> bytes | None:
         try:
             return os.read(self._fd, READ_BYTES)
         except BlockingIOError:
@@ -130,7 +133,8 @@ class TlsTransport(SocketTransport):
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 await self._flush()
-                data = await super().receive()
+                while (data := self._read_socket()) is None:
+                    await self._wait(trio.lowlevel.wait_readable)
                 if not data:
                     raise TransportBroken("closed in the TLS handshake") from None
                 self._incoming.write(data)
@@ -139,17 +143,9 @@ class TlsTransport(SocketTransport):
             else:
                 return await self._flush()
 
-    async def receive(self) -> bytes:
-        """See Transport."""
-        while True:
-            data = self.receive_now()
-            if data is not None:
-                return data
-            await self._wait(trio.lowlevel.wait_readable)
-
     def receive_now(self) -> bytes | None:
         """See Transport. Records that hold no data (session tickets, key updates) count as nothing there."""
-        data = super().receive_now()
+        data = self._read_socket()
         if data is None:
             return self._decrypt() or None
         if data == b"":
