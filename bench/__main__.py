@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -148,6 +149,8 @@ def main(arguments: list[str]) -> int:
     if options.list:
         print("\n".join(case.name for case in chosen))
         return 0
+    # Ended from outside, the run must still stop the servers it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder: Path = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -146,10 +146,9 @@ def _paced(who: Contender, connections: int, size: Size, *, tls: bool = False) -
 
 def _call_figures(reading: Reading) -> Figures:
     result = reading.result
-    calls = max(result.correct, 1)
     return {
         "req_s": result.correct / result.wall_s,
-        "cpu_ms": reading.server_cpu_s / calls * 1e3,
+        **_each("cpu_ms", reading.server_cpu_s * 1e3, result.correct),
         "p50_ms": result.latency.p50 * 1e3,
         "p99_ms": result.latency.p99 * 1e3,
         **_common(reading),
@@ -171,7 +170,7 @@ def _burst_figures(reading: Reading) -> Figures:
     return {
         "streams_s": result.correct / result.wall_s,
         "frames_s": result.frames / result.wall_s,
-        "cpu_ms": reading.server_cpu_s / max(result.correct, 1) * 1e3,
+        **_each("cpu_ms", reading.server_cpu_s * 1e3, result.correct),
         **_common(reading),
     }
 
@@ -185,9 +184,14 @@ def _paced_figures(reading: Reading) -> Figures:
         "gap_max_ms": result.gap.max * 1e3,
         "frames_s": result.frames / result.wall_s,
         "stalls": float(result.stalls),
-        "cpu_us": reading.server_cpu_s / max(result.frames, 1) * 1e6,
+        **_each("cpu_us", reading.server_cpu_s * 1e6, result.frames),
         **_common(reading),
     }
+
+
+def _each(name: str, total: float, count: int) -> Figures:
+    """`total` per right answer; no figure at all when nothing was right."""
+    return {name: total / count} if count else {}
 
 
 def _common(reading: Reading) -> Figures:

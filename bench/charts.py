@@ -101,6 +101,8 @@ def _lines(report: Report, name: str, title: str) -> Figure | None:
     axes.minorticks_off()
     axes.set_xlabel("streams")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.set_title(title)
     axes.legend(frameon=False)
     return figure

@@ -145,7 +145,6 @@ def _envelope(choices: list[object], extra: dict[str, object]) -> bytes:
         "object": "chat.completion.chunk",
         "created": CREATED,
         "model": MODEL,
-        "service_tier": "default",
         "system_fingerprint": FINGERPRINT,
         "choices": choices,
         **extra,

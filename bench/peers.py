@@ -142,7 +142,7 @@ def _venv(name: str, requirement: str) -> Path:
 
 def _install(command: Sequence[str], home: Path) -> None:
     try:
-        done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=_INSTALL_S)
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False, timeout=_INSTALL_S)
     except subprocess.TimeoutExpired as exc:
         raise StartError(f"{' '.join(command)} did not end within {_INSTALL_S:g} s") from exc
     if done.returncode != 0:

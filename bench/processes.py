@@ -148,7 +148,9 @@ def free_port() -> int:
 
 def run_checked(command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path = REPOSITORY) -> str:
     """Run a short command to its end and return its stdout. Raises StartError with what it printed."""
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **(env or {})})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, **(env or {})}
+    )
     if done.returncode != 0:
         raise StartError(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stdout}{done.stderr}")
     return done.stdout

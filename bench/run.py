@@ -20,6 +20,7 @@ from bench import certs, contenders, measure, processes, records
 from bench.cases import Case, Figures, Reading, Size, warm_up
 from bench.contenders import Contender, Upstreams
 from bench.job import Job, Result
+from bench.summary import DIRECT, GATEWAY
 
 Start = Callable[[processes.Fleet, Upstreams, Path, int], Contender]
 _POLL_S = 0.25  # of the servers' resident memory while a job runs
@@ -50,6 +51,7 @@ class Run:
         self.contenders: list[Contender] = []
         self._say = say
         self._fleet = processes.Fleet()
+        self._gone: set[str] = set()  # rivals that died on the way
         self._overloaded: dict[str, int] = {}  # contender -> paced connections that were too many
 
     def __enter__(self) -> Run:
@@ -105,14 +107,21 @@ class Run:
             for case in cases:
                 self._say(f"round {round_index + 1}/{size.rounds}: {case.name}")
                 for contender in order:
-                    if case.applies(contender):
+                    if case.applies(contender) and contender.name not in self._gone:
                         self._one(case, contender)
 
     def _one(self, case: Case, contender: Contender) -> None:
         limit = self._overloaded.get(contender.name)
         if limit is not None and case.name.startswith("paced") and case.connections >= limit:
             return
-        reading = self._read(contender, case.job(contender))
+        try:
+            reading = self._read(contender, case.job(contender))
+        except processes.StartError as exc:
+            if contender.name in (DIRECT, GATEWAY):
+                raise
+            self._gone.add(contender.name)
+            self.outcome.notes.append(f"{contender.name} left the run in {case.name}: {exc}")
+            return
         figures = case.figures(reading)
         by_case = self.outcome.figures.setdefault(contender.name, {})
         by_case.setdefault(case.name, []).append(figures)
@@ -170,7 +179,7 @@ class Run:
                 rss = measure.rss_bytes(contender.server.pid) / 2**20
                 self.outcome.start[contender.name]["rss_after_mib"] = rss
         for contender in self.contenders:
-            if contender.name == "gateway" and contender.server is not None:
+            if contender.name == GATEWAY and contender.server is not None:
                 status = contender.server.stop()
                 self.outcome.records = records.judge(contender.database, contender.sent, status)
 

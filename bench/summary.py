@@ -46,7 +46,7 @@ def _beside(case: str, index: int, rounds: list[Figures], per_round: PerRound) -
 
 def _over_rounds(rounds: list[Figures]) -> Figures:
     merged: Figures = {}
-    for name in rounds[0]:
+    for name in dict.fromkeys(name for figures in rounds for name in figures):
         values = [figures[name] for figures in rounds if name in figures]
         if name in _COUNTS:
             merged[name] = sum(values)

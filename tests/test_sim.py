@@ -180,7 +180,7 @@ async def test_completion(peer: Peer) -> None:
     assert usage["prompt_tokens"] == 3  # 10 bytes.
     assert usage["completion_tokens"] == len(pieces(text))
     assert usage["total_tokens"] == 3 + len(pieces(text))
-    assert 12 <= len(text.split()) + 2 and len(text.split()) <= 24
+    assert 1 <= len(text.split()) <= 24
 
 
 async def test_stream_is_role_tokens_finish_done(peer: Peer) -> None:
@@ -583,6 +583,7 @@ async def test_hang_headers_and_stall_send_nothing_more(
 async def test_status(peer: Peer, code: int) -> None:
     reply = await peer.chat(f"fault-status_{code}", stream=True)
     assert reply.status == code
+    assert reply.headers["x-request-id"].startswith("req_")
     assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
     assert reply.headers.get("retry-after") == ("1" if code == 429 else None)
     assert (await faulty(peer, f"status_{code}", retry_after=2.5)).headers["retry-after"] == "2.5"
@@ -636,7 +637,7 @@ async def test_split_utf8_writes_inside_characters(peer: Peer) -> None:
 
 async def test_garbage_and_error_mid_stream(peer: Peer) -> None:
     data = (await faulty(peer, "garbage", after=2)).data()
-    with pytest.raises(ValueError, match="utf-8|Expecting|Unterminated"):
+    with pytest.raises(ValueError, match=r"utf-8|Expecting|Unterminated"):
         json.loads(data[2])
     assert data[-1] == b"[DONE]" and json.loads(data[3])["choices"]
     reply = await faulty(peer, "error_mid_stream", after=2)
@@ -779,8 +780,9 @@ def test_sentences_keep_their_bounds(seed: bytes, words_max: int) -> None:
 
 
 PATTERNS = [
-    r"^[A-Z]{3}-\d{4}$", r"^(foo|ba[rz])+$", r"^[^a-z]*$", r"^\w+@\w+\.(com|org)$", r"^a?b{2,}c{0,3}$", r"^(?:x(?<y>z))?$",
-    r"^[\d\-_.]+$", r"^#([0-9a-fA-F]{6}|[0-9a-fA-F]{3})$", r"\S\s\S", r"^\x41\u0042\/$", r"", r"^[]$|^b$"[4:], r"^.*?$",
+    r"^[A-Z]{3}-\d{4}$", r"^(foo|ba[rz])+$", r"^[^a-z]*$", r"^\w+@\w+\.(com|org)$", r"^a?b{2,}c{0,3}$",
+    r"^(?:x(?<y>z))?$",
+    r"^[\d\-_.]+$", r"^#([0-9a-fA-F]{6}|[0-9a-fA-F]{3})$", r"\S\s\S", r"^\x41\u0042\/$", r"", r"|^b$", r"^.*?$",
 ]  # fmt: skip
 
 
@@ -812,7 +814,9 @@ def fits(value: Any, schema: Any, root: Any) -> bool:
     """A validator of its own, as plain as can be."""
     if isinstance(schema, bool):
         return schema
-    if "$ref" in schema and not fits(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root):
+    if "$ref" in schema and not fits(
+        value, root["$defs"][schema["$ref"].rpartition("/")[2]] if schema["$ref"] != "#" else root, root
+    ):
         return False
     kinds = schema.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
@@ -935,6 +939,7 @@ def test_schema_values_fit(schema: Any, seed: bytes) -> None:
         {"allOf": [{"enum": [1, 2]}, {"enum": [2, 3]}]},
         {"anyOf": [False, {"minimum": 5, "maximum": 4}, {"type": "boolean"}]},
         {"type": "string", "format": "uuid", "minLength": 36},
+        {"type": "object", "properties": {name: {"$ref": "#"} for name in "abcdefgh"}},
         {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.001},
         {"type": "integer", "multipleOf": 0.5, "minimum": 0.6},
     ],
@@ -966,6 +971,7 @@ def test_two_way_recursion_takes_the_branch_that_ends() -> None:
         {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
         {"type": "array", "items": {"$ref": "#"}, "minItems": 2},
         {"type": "array", "minItems": 1_000_000},
+        {"type": "array", "minItems": 4_000, "items": {"type": "string", "minLength": 99_999}},
         {"type": "integer", "minimum": 0.1, "maximum": 0.9},
         {"type": "string", "minLength": 3, "maxLength": 2},
         {"type": "string", "minLength": 10**12},

@@ -37,8 +37,10 @@ class BoundedSendMixin(TCPServer):
             return
         async with self.send_lock:
             if not await self._send_slices(event.data):
-                await trio.aclose_forcefully(self.stream)
-                await self.protocol.handle(Closed())
+                try:
+                    await self.protocol.handle(Closed())
+                finally:
+                    await trio.aclose_forcefully(self.stream)
 
     def abandon_send(self) -> None:
         """Give up the send under way, if any, and so the connection. For the end of a stop's grace."""

@@ -34,6 +34,12 @@ class GuardedStreamBuffer(StreamBuffer):
         self.aborted = False
         self._stall_s = stall_s
         self._popped_bytes = 0
+        self._closed = event_class()
+
+    async def close(self) -> None:
+        """Drop what is left and wake whoever waits."""
+        await super().close()
+        await self._closed.set()
 
     async def push(self, data: bytes) -> None:
         """Add `data`, then wait while the buffer is at its high-water mark.
@@ -51,8 +57,11 @@ class GuardedStreamBuffer(StreamBuffer):
             await self._wait(self._paused)
 
     async def drain(self) -> None:
-        """Wait until all is in frames or the stream is closed. Raises BufferStalledError."""
-        await self._wait(self._is_empty)
+        """Wait until all is in frames, and the end too if it is known. Raises BufferStalledError.
+
+        An empty buffer is not enough at the end: END_STREAM has to be out before a stop says goodbye.
+        """
+        await self._wait(self._closed if self._complete else self._is_empty)
 
     async def pop(self, max_length: int) -> bytes:
         """Take up to `max_length` bytes; never checkpoints."""

@@ -193,9 +193,9 @@ class GuardedH2Protocol(H2Writer):
 
     async def _stream_reset(self, stream_id: int) -> None:
         """A stream was reset by the client, or by h2 for the client's mistake, which counts the same."""
-        unfinished = stream_id in self.streams or stream_id in self.stream_buffers
-        await self._forget(stream_id)
-        if unfinished:
+        self._discarded_bytes.pop(stream_id, None)
+        if stream_id in self.streams or stream_id in self.stream_buffers:
+            await self._forget(stream_id)
             await self._count_reset()
 
     async def _count_reset(self) -> None:

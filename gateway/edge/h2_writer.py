@@ -14,7 +14,7 @@ from h2.exceptions import ProtocolError
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, Updated
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import InformationalResponse, Request, Response, StreamClosed
+from hypercorn.protocol.events import InformationalResponse, Request, Response, StreamClosed, Trailers
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.typing import AppWrapper, ConnectionState, TaskGroup, WorkerContext
 from priority.priority import DeadlockError
@@ -86,6 +86,8 @@ class H2Writer(H2Protocol):
                 await self._send_head(event)
             elif not isinstance(event, Request):
                 await super().stream_send(event)
+            if isinstance(event, Trailers):
+                await self._drop_buffer(stream_id)
         except BufferStalledError:
             self.connection.refuse(stream_id, ErrorCodes.CANCEL)
             await self._forget(stream_id)

@@ -21,11 +21,13 @@ def main(port: int, first_token_s: float, token_gap_s: float, words_max: int) ->
 
     \b
     Models are `words`, `echo`, and one for each fault: `fault-cut`, `fault-hang`, ...
+
+    \b
     Example:
       python -m gateway.sim --port 9000
       curl -N http://127.0.0.1:9000/v1/chat/completions \\
         -d '{"model": "words", "stream": true, "messages": [{"role": "user", "content": "Hi"}]}'
-    """
+    """  # noqa: D301 - click wants the backspace character itself.
     settings = Sim(first_token_s=first_token_s, token_gap_s=token_gap_s, words_max=words_max)
     try:
         trio.run(_run, settings, port)

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001, D103 - hooks of one kind have one signature, and gateway.sim.faults documents every one.
 """Faults in place of an answer, before it and of its text. Pure; `gateway.sim.faults` names and documents them."""
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Scene:
     request: ChatRequest
     ask: SimAsk
     settings: Sim
+    headers: Headers = ()
 
     @property
     def streamed(self) -> bool:
@@ -56,7 +58,7 @@ class Scene:
     ) -> Iterator[Step]:
         """A complete answer after the usual wait for the first token."""
         yield Wait(self.settings.first_token_s)
-        yield Send(whole(status, content_type, data, headers))
+        yield Send(whole(status, content_type, data, self.headers + headers))
 
 
 # Faults in place of the whole answer.
@@ -72,7 +74,7 @@ def hang(scene: Scene) -> Iterator[Step]:
 
 def hang_headers(scene: Scene) -> Iterator[Step]:
     kind = SSE_TYPE if scene.streamed else JSON_TYPE
-    yield Send(head(200, (("content-type", kind), ("transfer-encoding", "chunked"))))
+    yield Send(head(200, (*scene.headers, ("content-type", kind), ("transfer-encoding", "chunked"))))
     yield Hang()
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001, D103 - hooks of one kind have one signature, and gateway.sim.faults documents every one.
 """Faults of an answer's chunks, JSON, framing and bytes. Pure; `gateway.sim.faults` names and documents them."""
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from gateway.sim.text import Dice, word
 FULL_DEPTH = 4
 DEPTH_MAX = 48
 NODES_MAX = 5_000
+CHARACTERS_PER_NODE = 32
 KEYWORDS_REFUSED = ("not", "if", "contains", "dependentRequired", "dependentSchemas", "propertyNames")
 CONTAINERS = ("object", "array")
 Node = dict[str, object]
@@ -56,11 +57,11 @@ class _Maker:
         self._by_type: dict[str, Callable[[Node, int], object]] = {
             "object": self._object,
             "array": self._array,
-            "string": lambda node, _: text_within(node, dice),
+            "string": lambda node, _: self._text(node),
             "integer": lambda node, _: number_within(node, dice, integer=True),
             "number": lambda node, _: number_within(node, dice, integer=False),
-            "boolean": lambda node, _: bool(dice.below(2)),
-            "null": lambda node, _: None,
+            "boolean": lambda _node, _: bool(dice.below(2)),
+            "null": lambda _node, _: None,
         }
 
     def make(self, schema: object, depth: int) -> object:
@@ -81,6 +82,11 @@ class _Maker:
         elif len(types) > 1:
             types = sorted(types, key=lambda name: name == "null")
         return self._first(types, lambda name: self._typed(node, name, depth))
+
+    def _text(self, node: Node) -> str:
+        text = text_within(node, self._dice)
+        self._nodes_left -= len(text) // CHARACTERS_PER_NODE  # Long texts are work too.
+        return text
 
     def _typed(self, node: Node, name: str, depth: int) -> object:
         if name not in self._by_type:
@@ -110,8 +116,8 @@ class _Maker:
         if not isinstance(ref, str) or not ref.startswith("#"):
             raise SchemaUnfitError(f"$ref {ref!r} does not point into this schema; it has to begin with '#'")
         target = self._root
-        for step in ref[1:].split("/")[1:]:
-            step = step.replace("~1", "/").replace("~0", "~")
+        for escaped in ref[1:].split("/")[1:]:
+            step = escaped.replace("~1", "/").replace("~0", "~")
             if isinstance(target, dict) and step in target:
                 target = target[step]
             elif isinstance(target, list) and step.isdecimal() and int(step) < len(target):
@@ -165,7 +171,7 @@ class _Maker:
                 raise SchemaUnfitError("required holds something other than names")
             if name in required:
                 made[name] = self.make(properties.get(name, other), depth + 1)
-            elif depth < FULL_DEPTH and len(made) < most:
+            elif depth < FULL_DEPTH and len(made) < most and self._nodes_left > NODES_MAX // 2:
                 self._optional(made, name, properties[name], depth)
         while len(made) < _count(node, "minProperties", 0):
             made[f"{word(self._dice)}_{len(made) + 1}"] = self.make(other, depth + 1)

@@ -35,7 +35,7 @@ def chat_script(body: bytes, settings: Sim, occasion: Occasion) -> Iterator[Step
     try:
         request = parse(body)
         faults = _faults(request)
-        scene = _scene(request, faults, settings)
+        scene = _scene(request, faults, settings, occasion.headers)
         replaced = next((fault.replaces for fault in faults if fault.replaces), None)
         answer = None if replaced else _answer(scene, faults, occasion)
     except ApiError as error:
@@ -62,7 +62,7 @@ def completion_text(request_body: bytes, settings: Sim | None = None) -> str:
     """
     request = parse(request_body)
     faults = _faults(request)
-    scene = _scene(request, faults, settings or Sim())
+    scene = _scene(request, faults, settings or Sim(), ())
     return "".join(_answer(scene, faults, Occasion("", 0)).choices[0].pieces)
 
 
@@ -90,8 +90,8 @@ def _faults(request: ChatRequest) -> list[Fault]:
     return [FAULTS[name] for name in names]
 
 
-def _scene(request: ChatRequest, faults: list[Fault], settings: Sim) -> Scene:
-    scene = Scene(request, request.sim or SimAsk(), settings)
+def _scene(request: ChatRequest, faults: list[Fault], settings: Sim, headers: Headers) -> Scene:
+    scene = Scene(request, request.sim or SimAsk(), settings, headers)
     for fault in faults:
         if fault.settings:
             scene = replace(scene, settings=fault.settings(scene))
@@ -115,7 +115,7 @@ def _stream(answer: chat.Answer, scene: Scene, faults: list[Fault], occasion: Oc
         if fault.chunks:
             chunks = fault.chunks(chunks, scene)
     frame = next((fault.frame for fault in faults if fault.frame), mangle.sse)
-    headers = _headers(faults, occasion) + (("content-type", SSE_TYPE), ("cache-control", "no-cache"))
+    headers: Headers = (*_headers(faults, occasion), ("content-type", SSE_TYPE), ("cache-control", "no-cache"))
     if occasion.chunked:
         headers += (("transfer-encoding", "chunked"),)
     yield Send(head(200, headers))
@@ -133,10 +133,10 @@ def _framed(chunks: Iterator[Chunk], faults: list[Fault], frame: Callable[[bytes
 def _whole(answer: chat.Answer, scene: Scene, faults: list[Fault], occasion: Occasion) -> Iterator[Step]:
     yield Wait(chat.whole_wait_s(answer, scene.settings))
     data = _encoded(chat.completion(answer), faults)
-    headers = _headers(faults, occasion) + (("content-type", JSON_TYPE),)
+    headers = (*_headers(faults, occasion), ("content-type", JSON_TYPE))
     packing = [fault for fault in faults if fault.headers]  # gzip: the length is known only afterwards.
     data = b"".join(step.data for step in _wired(iter([Send(data)]), scene, packing) if isinstance(step, Send))
-    yield Send(head(200, headers + (("content-length", str(len(data))),)))
+    yield Send(head(200, (*headers, ("content-length", str(len(data))))))
     yield from _wired(iter([Send(data)]), scene, [fault for fault in faults if fault not in packing])
 
 

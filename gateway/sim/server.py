@@ -198,7 +198,7 @@ class _Connection:
         raise ClientGoneError
 
     async def _linger(self) -> None:
-        """Reads what is still coming, for a while: closing over unread bytes would reset the connection (RFC 9112, 9.6)."""
+        """Reads on for a while: closing over unread bytes would reset the connection (RFC 9112, 9.6)."""
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
             await self._stream.send_eof()
         with trio.move_on_after(LINGER_S):

@@ -60,7 +60,7 @@ def whole(status: int, content_type: str, body: bytes, headers: Headers = ()) ->
 
 
 def chunked(steps: Iterable[Step]) -> Iterator[Step]:
-    """The same steps in chunked transfer coding, one chunk a write; the last chunk only if the steps run to their end."""
+    """The same steps in chunked transfer coding, one chunk a write; the last only if the steps run to their end."""
     for step in steps:
         if not isinstance(step, Send):
             yield step

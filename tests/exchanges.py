@@ -1,0 +1,266 @@
+"""The pipeline over scripted providers, and a client that notes what it is sent and when.
+
+`World` composes what `gateway.app` composes, with memory transports, a list as records and one model, `test/model`,
+offered by every scripted provider in the order given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import trio
+
+from gateway.auth.keys import KeyIndex, digest
+from gateway.auth.principal import Principal
+from gateway.config import Config, Model, Offer, OnDisconnect, Provider, Race, Timeouts, Upstream
+from gateway.core.money import PicoUsd
+from gateway.drain import Drainer
+from gateway.exchange import ClientGone, Headers
+from gateway.judge import Hedger
+from gateway.observe.metrics import Metrics
+from gateway.pipeline import Pipeline, Snapshot
+from gateway.pollset import PollSet
+from gateway.race.attempt import Runner
+from gateway.relay.pump import Pump
+from gateway.relay.relay import Relay
+from gateway.route.catalog import Catalog
+from gateway.route.health import Health
+from gateway.store.calls import CallRecord
+from gateway.upstream.pool import Pool
+from tests.upstream import MemoryUpstream, Script
+
+MODEL = "test/model"
+KEY = b"gw-test"
+PEPPER = b"pepper"
+WALL = 1_700_000_000.0
+
+
+def request_body(*, stream: bool, **more: Any) -> bytes:
+    return json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": stream, **more}).encode()
+
+
+class FakeExchange:
+    """gateway.exchange.Exchange in memory. `stall_at`: the n-th send of the answer (0: its start) never returns."""
+
+    def __init__(self, body: bytes, *, stall_at: int | None = None, key: bytes = KEY) -> None:
+        self.lane = "test"
+        self.request_id = "request-1"
+        self.method = "POST"
+        self.path = "/v1/chat/completions"
+        self.headers: Headers = [(b"authorization", b"Bearer " + key)]
+        self.gone = False
+        self.status = 0
+        self.answer_headers: dict[bytes, bytes] = {}
+        self.sent: list[tuple[float, bytes]] = []
+        self.ended_at: float | None = None
+        self.calls: list[str] = []
+        self._body = body
+        self._stall_at = stall_at
+        self._scope: trio.CancelScope | None = None
+        self._sent_event = trio.Event()
+
+    # the client's side
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(data for _, data in self.sent)
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def frames(self) -> list[bytes]:
+        assert self.body.endswith(b"\n\n")
+        return [frame + b"\n\n" for frame in self.body[:-2].split(b"\n\n")]
+
+    def leave(self) -> None:
+        self.gone = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def leave_at(self, when_s: float) -> None:
+        await trio.sleep_until(when_s)
+        self.leave()
+
+    async def heard(self, count: int) -> None:
+        """Wait until the answer has come in so many pieces."""
+        while len(self.sent) < count:
+            await self._sent_event.wait()
+
+    # the gateway's side
+
+    def watch(self, scope: trio.CancelScope) -> None:
+        self._scope = scope
+        if self.gone:
+            scope.cancel()
+
+    async def read_body(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self._body
+
+    async def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        self._begin("reply", status, headers)
+        await self._take(body)
+        self.ended_at = trio.current_time()
+
+    async def start(self, status: int, headers: Headers, first: bytes) -> None:
+        self._begin("start", status, headers)
+        await self._take(first)
+
+    async def send(self, data: bytes) -> None:
+        self.calls.append("send")
+        await self._take(data)
+
+    async def finish(self, last: bytes = b"") -> None:
+        self.calls.append("finish")
+        assert self.ended_at is None, "the answer ended twice"
+        await self._take(last)
+        self.ended_at = trio.current_time()
+
+    def pump_fd(self) -> int | None:
+        return None
+
+    def wire(self, data: bytes, *, last: bool) -> bytes:
+        raise AssertionError("not for the pump")
+
+    def owe(self, wire: bytes) -> None:
+        raise AssertionError("not for the pump")
+
+    def finished(self) -> None:
+        raise AssertionError("not for the pump")
+
+    def _begin(self, how: str, status: int, headers: Headers) -> None:
+        assert not self.status, "the answer began twice"
+        self.calls.append(how)
+        self.status, self.answer_headers = status, dict(headers)
+
+    async def _take(self, data: bytes) -> None:
+        if self.gone:
+            raise ClientGone
+        if self._stall_at is not None and len(self.sent) >= self._stall_at:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        if data:
+            self.sent.append((trio.current_time(), data))
+            self._sent_event.set()
+            self._sent_event = trio.Event()
+
+
+@dataclass
+class RecordList:
+    """gateway.pipeline.Records as a list."""
+
+    taken: list[CallRecord] = field(default_factory=list)
+    full: bool = False
+
+    def put(self, record: CallRecord) -> None:
+        self.taken.append(record)
+
+
+@dataclass
+class World:
+    """A composed pipeline and everything a test looks at."""
+
+    pipeline: Pipeline
+    upstream: MemoryUpstream
+    pool: Pool
+    records: RecordList
+    metrics: Metrics
+    health: Health
+    drainer: Drainer
+
+    async def call(self, *, stream: bool = True, **more: Any) -> FakeExchange:
+        """One call, to its end."""
+        exchange = FakeExchange(request_body(stream=stream, **more))
+        await self.pipeline.handle(exchange)
+        return exchange
+
+    @property
+    def record(self) -> CallRecord:
+        assert len(self.records.taken) == 1
+        return self.records.taken[0]
+
+    def outcomes(self) -> list[tuple[str, str]]:
+        return [(note[0], note[1]) for record in self.records.taken for note in record.attempts]
+
+    def in_flight(self) -> float:
+        value = self.metrics.registry.get_sample_value("gateway_calls_in_flight")
+        assert value is not None
+        return value
+
+    def assert_clean(self) -> None:
+        """No task, no borrowed or half-open connection, nothing in flight."""
+        assert self.in_flight() == 0
+        assert self.pipeline.live == 0
+        assert len(self.drainer) == 0
+        assert self.upstream.dialling == 0
+        used = sum(used for used, _ in self.pool.counts().values())
+        idle = sum(idle for _, idle in self.pool.counts().values())
+        assert used == 0
+        assert len(self.upstream.open()) == idle
+
+
+async def build_pipeline(
+    nursery: trio.Nursery,
+    scripts: Mapping[str, Sequence[Script]],
+    *,
+    timeouts: Timeouts | None = None,
+    race: Race | None = None,
+    limits: Upstream | None = None,
+    keys: Mapping[str, int] | None = None,
+    on_disconnect: Mapping[str, OnDisconnect] | None = None,
+) -> World:
+    """Compose a pipeline over memory. `keys` is the number of keys of a provider; 1 for those not named."""
+    limits = limits or Upstream()
+    providers = {
+        name: Provider(
+            name,
+            "openai",
+            f"http://{name}.test/v1",
+            tuple(f"sk-{name}-{index}" for index in range((keys or {}).get(name, 1))),
+            enabled=True,
+            on_disconnect=(on_disconnect or {}).get(name, "cancel"),
+        )
+        for name in scripts
+    }
+    offers = tuple(Offer(name, "up-model", PicoUsd(2_000_000), PicoUsd(10_000_000)) for name in scripts)
+    config = Config(
+        "test.toml",
+        timeouts=timeouts or Timeouts(),
+        race=race or Race(),
+        upstream=limits,
+        providers=providers,
+        models={MODEL: Model(MODEL, offers, 1000)},
+    )
+    upstream = MemoryUpstream(nursery, dict(scripts))
+    pool = Pool(connections_max=limits.connections_max, idle_s=limits.idle_s, connect=upstream.connect)
+    metrics, health, drainer, records = Metrics(), Health(), Drainer(), RecordList()
+    index = KeyIndex(PEPPER, {digest(PEPPER, KEY): Principal("key-1", "account-1", "tester")})
+
+    def wall_clock() -> float:
+        return WALL + trio.current_time()
+
+    snapshot = Snapshot(
+        config,
+        Catalog(config),
+        Runner(pool, config.timeouts, limits, wall_clock),
+        Relay(Pump(PollSet()), config.timeouts),
+        Hedger(config.race),
+    )
+    pipeline = Pipeline(
+        snapshot, index, records=records, health=health, metrics=metrics, drainer=drainer, wall_clock=wall_clock
+    )
+    await nursery.start(_run_drainer, drainer)
+    return World(pipeline, upstream, pool, records, metrics, health, drainer)
+
+
+async def _run_drainer(drainer: Drainer, *, task_status: trio.TaskStatus[None]) -> None:
+    await drainer.run(task_status=task_status)
+
+
+def retimed(**values: float) -> Timeouts:
+    """The default time limits but for these."""
+    return msgspec.structs.replace(Timeouts(), **values)

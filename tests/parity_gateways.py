@@ -1,0 +1,135 @@
+"""The gateways of the parity tables: one for each lane, one simulated provider for all, keys that work everywhere."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lanes import LANES, Certificate, Lane, OpenLane, make_certificate
+from tests.parity_faults import model
+from tests.parity_row import Row
+from tests.parity_table import BODY_BYTES_MAX, ROWS
+from tests.process import GatewayProcess, ServerProcess
+
+WAIT_S = 4  # for a provider that does not answer; long against the time a busy machine takes to answer
+HEAD_S = 1  # for a head to arrive
+BODY_S = 3
+
+CONFIG = f"""
+[server]
+bind = ["127.0.0.1:0"]
+inference_body_bytes_max = {BODY_BYTES_MAX}
+header_s = {HEAD_S}
+body_s = {BODY_S}
+grace_s = 1
+
+[timeouts]
+first_content_s = {WAIT_S}
+answer_s = {WAIT_S}
+idle_s = {WAIT_S}
+
+[sim]
+first_token_s = 0
+token_gap_s = 0
+
+[providers.off]
+base_url = "http://127.0.0.1:9/v1"
+api_key_env = "PARITY_TESTS_LEAVE_THIS_UNSET"
+
+[providers.closed]
+base_url = "http://127.0.0.1:CLOSED/v1"
+api_key = "unused"
+
+[providers.well]
+base_url = "SIM/v1"
+api_key = "unused"
+"""
+
+MODEL = """
+[[models]]
+id = "{id}"
+context_window = 8192
+aliases = [{aliases}]
+offers = [{offers}]
+"""
+
+
+def _model(name: str, *offers: tuple[str, str], aliases: str = "", supports: str = "") -> str:
+    limit = f", supports = [{supports}]" if supports else ""
+    text = ", ".join(
+        f'{{ provider = "{provider}", model = "{upstream}", input = "0", output = "0"{limit} }}'
+        for provider, upstream in offers
+    )
+    return MODEL.format(id=name, aliases=aliases, offers=text)
+
+
+def _routed(row: Row, sim_url: str) -> str:
+    """A model for a row, with a provider for each of its attempts."""
+    names = [f"{row.name}-{number}" for number in range(len(row.route))]
+    providers = "".join(f'\n[providers.{name}]\nbase_url = "{sim_url}/v1"\napi_key = "unused"\n' for name in names)
+    return providers + _model(model(row.name), *zip(names, row.route, strict=True))
+
+
+def config_text(lane: Lane, sim_url: str, closed_port: int, certificate: Certificate) -> str:
+    """The whole configuration of a lane's gateway."""
+    server = lane.server_toml.replace("CERT", str(certificate.certfile)).replace("KEY", str(certificate.keyfile))
+    common = CONFIG.replace("CLOSED", str(closed_port)).replace("SIM", sim_url)
+    common = common.replace("grace_s = 1", f"grace_s = 1\n{server}")
+    models = [
+        _model("sim/words", ("sim", "words")),
+        _model("sim/echo", ("sim", "echo"), aliases='"echo-alias"'),
+        _model("off/model", ("off", "x")),
+        _model("t/closed", ("closed", "x")),
+        _model("t/closed-then-good", ("closed", "x"), ("well", "echo")),
+        _model("t/embeddings", ("well", "echo"), supports='"embeddings"'),
+        _model("t/no-stream", ("well", "echo"), supports='"images"'),
+    ]
+    return common + "".join(models) + "".join(_routed(row, sim_url) for row in ROWS if row.route)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateways:
+    """All lanes open. `key` is good on each, `revoked` on none."""
+
+    lanes: tuple[OpenLane, ...]
+    key: bytes
+    revoked: bytes
+    processes: tuple[GatewayProcess, ...]
+
+
+@contextmanager
+def run_gateways(folder: Path) -> Iterator[Gateways]:
+    """Start everything; gone at the end."""
+    certificate = make_certificate(folder)
+    with ExitStack() as stack:
+        unheard = stack.enter_context(socket.socket())
+        unheard.bind(("127.0.0.1", 0))  # bound, never listening: connections to it are refused for as long as it lives
+        sim = ["-m", "gateway.sim", "--first-token-s", "0", "--token-gap-s", "0"]
+        sim_url = stack.enter_context(ServerProcess("sim", sim, folder)).url
+        processes = []
+        for lane in LANES:
+            config = folder / f"{lane.name}.toml"
+            config.write_text(config_text(lane, sim_url, unheard.getsockname()[1], certificate))
+            processes.append(GatewayProcess(config, folder / lane.name, folder, name=lane.name))
+        key, revoked = _make_keys(processes)
+        for process in processes:
+            stack.callback(process.close)
+            process.start()
+        urls = [process.wait_ready() for process in processes]
+        lanes = tuple(OpenLane(lane, url, certificate) for lane, url in zip(LANES, urls, strict=True))
+        yield Gateways(lanes, key, revoked, tuple(processes))
+
+
+def _make_keys(processes: list[GatewayProcess]) -> tuple[bytes, bytes]:
+    """A good and a revoked key, in the data folders of all."""
+    first = processes[0]
+    key, revoked = first.create_key("good"), first.create_key("revoked")
+    done = first.command("keys", "revoke", revoked.id)
+    assert done.returncode == 0, done.stderr
+    for process in processes[1:]:
+        shutil.copytree(first.data_dir, process.data_dir)
+    return key.secret.encode(), revoked.secret.encode()
