@@ -236,6 +236,7 @@ class App:
             yield "gateway_upstream_connections", (name, "idle"), idle
         for (provider, key), state in self._health.states(trio.current_time()).items():
             yield "gateway_breaker_open", (provider, str(key)), {"closed": 0.0, "half_open": 0.5, "open": 1.0}[state]
+        yield "gateway_calls_in_flight", (), self._pipeline.live
         yield "gateway_client_connections", (), self._edge.open_connections
         yield "gateway_request_bodies_held_bytes", (), self._bodies.held_bytes
         yield "gateway_records_queued", (), self._store.queued

@@ -39,8 +39,8 @@ class Exchange(Protocol):
     async def reply(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole answer."""
 
-    async def start(self, status: int, headers: Headers, first: bytes) -> None:
-        """Begin a streamed answer with its first bytes."""
+    async def start(self, status: int, headers: Headers, first: bytes, *, last: bool = False) -> None:
+        """Begin a streamed answer with its first bytes; `last` when they are all, and `finish` is not called."""
 
     async def send(self, data: bytes) -> None:
         """Send more; waits while the client does not take it."""

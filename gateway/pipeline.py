@@ -18,7 +18,7 @@ import trio
 from gateway.auth.keys import KeyIndex, bearer, refusal
 from gateway.config import Config, Drain
 from gateway.core.call import Attempt, Call
-from gateway.core.ids import generation_id
+from gateway.core.ids import IdMint
 from gateway.dialects.chat_stream import StreamFault
 from gateway.dialects.openai_chat import ChatRequest, error_frame, parse_request
 from gateway.drain import Drainer
@@ -110,6 +110,7 @@ class Pipeline:
         self._metrics = metrics
         self._drainer = drainer
         self._wall_clock = wall_clock
+        self._ids = IdMint()
         self._live: set[_Live] = set()
         self._log = structlog.get_logger()
 
@@ -117,7 +118,7 @@ class Pipeline:
         """Serve one call from its head to its record. Raises nothing but Cancelled."""
         snapshot = self.snapshot
         now, wall = trio.current_time(), self._wall_clock()
-        call = Call(exchange.request_id, generation_id(wall), exchange.lane, now, wall)
+        call = Call(exchange.request_id, self._ids.generation_id(wall), exchange.lane, now, wall)
         try:
             self._authenticate(exchange, call)
         except GatewayError as error:
@@ -125,14 +126,12 @@ class Pipeline:
             return
         live = _Live(call, trio.CancelScope(deadline=now + snapshot.config.timeouts.total_s))
         self._live.add(live)
-        self._metrics.in_flight.inc()
         try:
             error = await self._serve_within(exchange, snapshot, live)
             if error is not None:
                 await self._tell(exchange, call, error, committed=live.committed)
         finally:
             self._live.discard(live)
-            self._metrics.in_flight.dec()
             if not live.handed_over:
                 self.settle(call)
 

@@ -106,9 +106,11 @@ class FakeExchange:
         await self._take(body)
         self.ended_at = trio.current_time()
 
-    async def start(self, status: int, headers: Headers, first: bytes) -> None:
+    async def start(self, status: int, headers: Headers, first: bytes, *, last: bool = False) -> None:
         self._begin("start", status, headers)
         await self._take(first)
+        if last:
+            self.ended_at = trio.current_time()
 
     async def send(self, data: bytes) -> None:
         self.calls.append("send")

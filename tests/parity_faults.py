@@ -8,10 +8,16 @@ from __future__ import annotations
 from gateway.sim import FAULTS
 from tests.parity_row import Row, chat
 
-PARAMETERS: dict[str, dict[str, object]] = {"long_line": {"size": 1_000_000}, "slow": {"seconds": 60}}
+PARAMETERS: dict[str, dict[str, object]] = {
+    "long_line": {"size": 1_000_000},
+    "slow": {"seconds": 60},
+    "info_1xx": {"after": 8},
+}
+CUT_STREAM = {"after": 900}  # past the first token, before the end
 BUSY = ("hang", "hang_headers", "slow", "status_429", "status_503")
 PASSED_ON = {"status_400": 400, "status_409": 409, "status_413": 413, "status_422": 422}
 NO_ANSWER = ("refuse", "error_in_200", "html_200", "redirect_302", "empty", "gzip")
+PACED = "paced:"  # before an upstream model: tokens come one by one, so that content was sent on before the fault
 BREAKS_STREAM = ("garbage", "error_mid_stream", "cut", "stall")
 
 
@@ -22,10 +28,15 @@ def model(name: str) -> str:
 
 def _row(fault: str, *, stream: bool) -> Row:
     name = f"fault-{fault}-{'stream' if stream else 'whole'}"
-    fields: dict[str, object] = {"model": model(name), "stream": stream, "sim": PARAMETERS.get(fault, {})}
+    fields: dict[str, object] = {"model": model(name), "stream": stream, "sim": _parameters(fault, stream=stream)}
     status, code, done = _outcome(fault, stream=stream)
     contains = (b'"finish_reason":"error"',) if stream and status == 200 and not done else ()
-    return chat(name, fields, status, code=code, done=done, contains=contains, route=(f"fault-{fault}",))
+    paced = PACED if stream and fault in BREAKS_STREAM else ""
+    return chat(name, fields, status, code=code, done=done, contains=contains, route=(f"{paced}fault-{fault}",))
+
+
+def _parameters(fault: str, *, stream: bool) -> dict[str, object]:
+    return dict(CUT_STREAM) if fault == "cut" and stream else PARAMETERS.get(fault, {})
 
 
 def _outcome(fault: str, *, stream: bool) -> tuple[int, str | None, bool | None]:
@@ -55,6 +66,8 @@ FAULT_ROWS = [
     chat("all-closed-port", {"model": "t/closed"}, 503, code="upstream_error", header=(("retry-after", "1"),),
          contains=(b"closed: connect_error",)),
     chat("all-closed-port-stream", {"model": "t/closed", "stream": True}, 503, code="upstream_error"),
+    chat("too-many-1xx", {"model": model("too-many-1xx"), "sim": {"after": 100}}, 502, code="upstream_error",
+         route=("fault-info_1xx",)),
     chat("closed-then-good", {"model": "t/closed-then-good"}, contains=(b"Hi",)),
     chat("all-429-least-wait", {"model": model("all-429-least-wait"), "sim": {"retry_after": 7}}, 503,
          code="upstream_error", header=(("retry-after", "7"), ("x-should-retry", None)),

@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lanes import LANES, Certificate, Lane, OpenLane, make_certificate
-from tests.parity_faults import model
+from tests.lanes import H1_LANES, LANES, Certificate, Lane, OpenLane, make_certificate
+from tests.parity_faults import PACED, model
 from tests.parity_row import Row
 from tests.parity_table import BODY_BYTES_MAX, ROWS
 from tests.process import GatewayProcess, ServerProcess
@@ -18,6 +18,7 @@ from tests.process import GatewayProcess, ServerProcess
 WAIT_S = 4  # for a provider that does not answer; long against the time a busy machine takes to answer
 HEAD_S = 1  # for a head to arrive
 BODY_S = 3
+PACE_S = "0.2"  # between the tokens of the paced provider
 
 CONFIG = f"""
 [server]
@@ -45,7 +46,7 @@ base_url = "http://127.0.0.1:CLOSED/v1"
 api_key = "unused"
 
 [providers.well]
-base_url = "SIM/v1"
+base_url = "SIM"
 api_key = "unused"
 """
 
@@ -67,17 +68,30 @@ def _model(name: str, *offers: tuple[str, str], aliases: str = "", supports: str
     return MODEL.format(id=name, aliases=aliases, offers=text)
 
 
-def _routed(row: Row, sim_url: str) -> str:
+def _routed(row: Row, where: Upstreams) -> str:
     """A model for a row, with a provider for each of its attempts."""
-    names = [f"{row.name}-{number}" for number in range(len(row.route))]
-    providers = "".join(f'\n[providers.{name}]\nbase_url = "{sim_url}/v1"\napi_key = "unused"\n' for name in names)
-    return providers + _model(model(row.name), *zip(names, row.route, strict=True))
+    providers, offers = "", []
+    for number, upstream in enumerate(row.route):
+        url = where.paced if upstream.startswith(PACED) else where.sim
+        name = f"{row.name}-{number}"
+        providers += f'\n[providers.{name}]\nbase_url = "{url}"\napi_key = "unused"\n'
+        offers.append((name, upstream.removeprefix(PACED)))
+    return providers + _model(model(row.name), *offers)
 
 
-def config_text(lane: Lane, sim_url: str, closed_port: int, certificate: Certificate) -> str:
+@dataclass(frozen=True, slots=True)
+class Upstreams:
+    """Where the providers are: two simulated ones, and a port where nobody listens."""
+
+    sim: str
+    paced: str
+    closed_port: int
+
+
+def config_text(lane: Lane, where: Upstreams, certificate: Certificate) -> str:
     """The whole configuration of a lane's gateway."""
     server = lane.server_toml.replace("CERT", str(certificate.certfile)).replace("KEY", str(certificate.keyfile))
-    common = CONFIG.replace("CLOSED", str(closed_port)).replace("SIM", sim_url)
+    common = CONFIG.replace("CLOSED", str(where.closed_port)).replace("SIM", where.sim)
     common = common.replace("grace_s = 1", f"grace_s = 1\n{server}")
     models = [
         _model("sim/words", ("sim", "words")),
@@ -88,7 +102,7 @@ def config_text(lane: Lane, sim_url: str, closed_port: int, certificate: Certifi
         _model("t/embeddings", ("well", "echo"), supports='"embeddings"'),
         _model("t/no-stream", ("well", "echo"), supports='"images"'),
     ]
-    return common + "".join(models) + "".join(_routed(row, sim_url) for row in ROWS if row.route)
+    return common + "".join(models) + "".join(_routed(row, where) for row in ROWS if row.route)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,26 +116,32 @@ class Gateways:
 
 
 @contextmanager
-def run_gateways(folder: Path) -> Iterator[Gateways]:
+def run_gateways(folder: Path, *, h1_only: bool = False) -> Iterator[Gateways]:
     """Start everything; gone at the end."""
+    chosen = H1_LANES if h1_only else LANES
     certificate = make_certificate(folder)
     with ExitStack() as stack:
         unheard = stack.enter_context(socket.socket())
         unheard.bind(("127.0.0.1", 0))  # bound, never listening: connections to it are refused for as long as it lives
-        sim = ["-m", "gateway.sim", "--first-token-s", "0", "--token-gap-s", "0"]
-        sim_url = stack.enter_context(ServerProcess("sim", sim, folder)).url
+        sims = [stack.enter_context(_sim(name, gap_s, folder)) for name, gap_s in (("sim", "0"), ("paced", PACE_S))]
+        where = Upstreams(sims[0].url, sims[1].url, unheard.getsockname()[1])
         processes = []
-        for lane in LANES:
+        for lane in chosen:
             config = folder / f"{lane.name}.toml"
-            config.write_text(config_text(lane, sim_url, unheard.getsockname()[1], certificate))
+            config.write_text(config_text(lane, where, certificate))
             processes.append(GatewayProcess(config, folder / lane.name, folder, name=lane.name))
         key, revoked = _make_keys(processes)
         for process in processes:
             stack.callback(process.close)
             process.start()
         urls = [process.wait_ready() for process in processes]
-        lanes = tuple(OpenLane(lane, url, certificate) for lane, url in zip(LANES, urls, strict=True))
+        lanes = tuple(OpenLane(lane, url, certificate) for lane, url in zip(chosen, urls, strict=True))
         yield Gateways(lanes, key, revoked, tuple(processes))
+
+
+def _sim(name: str, gap_s: str, folder: Path) -> ServerProcess:
+    arguments = ["-m", "gateway.sim", "--first-token-s", "0", "--token-gap-s", gap_s, "--words-max", "6"]
+    return ServerProcess(name, arguments, folder)
 
 
 def _make_keys(processes: list[GatewayProcess]) -> tuple[bytes, bytes]:

@@ -121,4 +121,5 @@ def run(parts: Iterable[bytes], *, keep_usage: bool = True, frame_bytes_max: int
         outs.append(chat.end())
     except StreamFault as exc:
         fault = exc
+        outs.append(exc.before)
     return Heard(b"".join(outs), fault, chat, outs)

@@ -55,8 +55,8 @@ class H2Client:
 
     async def send(self, ask: Ask) -> None:
         """Open the connection and send the request, as far as the window goes."""
-        self._h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = WINDOW_BYTES
         self._h2.initiate_connection()
+        self._h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: WINDOW_BYTES})
         self._h2.increment_flow_control_window(WINDOW_BYTES)
         self._unsent = list(ask.pieces or ((ask.body,) if ask.body else ()))
         self._h2.send_headers(STREAM, pseudo_headers(ask, self._scheme), end_stream=not self._unsent)

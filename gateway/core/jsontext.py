@@ -28,14 +28,17 @@ def top_level(text: bytes) -> dict[str, msgspec.Raw]:
     return fields
 
 
-def model_span(text: bytes) -> tuple[int, int] | None:
+def model_span(text: bytes, *, has_model: bool = False) -> tuple[int, int] | None:
     """Find the value of the top-level `model` key of one valid JSON object: (start, end) of its bytes, or None.
 
-    None too when that value is neither a string nor null, or the key is written with escapes.
+    `has_model` says that a decode has shown the key to be there with a string value, which saves another. None too when that value is neither a string nor null, or the key is written with escapes.
     """
-    for match in reversed(list(_MODEL.finditer(text))):  # of duplicates the last is the one that counts
-        if _is_top_level(text, match.span(1)):
-            return match.span(1)
+    spans = [match.span(1) for match in _MODEL.finditer(text)]
+    if len(spans) == 1 and has_model and b"\\u" not in text:
+        return spans[0]  # there is a top-level key, and but one way it can have been written
+    for span in reversed(spans):  # of duplicates the last is the one that counts
+        if _is_top_level(text, span):
+            return span
     return None
 
 

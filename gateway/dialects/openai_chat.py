@@ -132,7 +132,7 @@ def _with_model(body: bytes, fields: dict[str, msgspec.Raw], model: str) -> byte
     if "model" not in fields:
         return body
     ours = orjson.dumps(model)
-    span = model_span(body)
+    span = model_span(body, has_model=bytes(fields["model"]).startswith(b'"'))
     if span is not None:
         return body[: span[0]] + ours + body[span[1] :]
     fields["model"] = msgspec.Raw(ours)

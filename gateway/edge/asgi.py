@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import trio
 
-from gateway.core.ids import request_id
 from gateway.edge.lanes import Edge
 from gateway.errors import BadRequest, PayloadTooLarge, RequestTimeout
 from gateway.exchange import INFERENCE_PATHS, ClientGone, Headers
@@ -53,7 +52,7 @@ class AsgiExchange:
         self.lane = "h2" if scope["http_version"] == "2" else "h1"
         self.method: str = scope["method"]
         self.path: str = scope["raw_path"].decode("latin-1")
-        self.request_id = request_id()
+        self.request_id = edge.ids.request_id()
 
     def watch(self, scope: trio.CancelScope) -> None:
         """See Exchange."""
@@ -117,10 +116,12 @@ class AsgiExchange:
         await self._start(status, headers)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def start(self, status: int, headers: Headers, first: bytes) -> None:
+    async def start(self, status: int, headers: Headers, first: bytes, *, last: bool = False) -> None:
         """See Exchange."""
         await self._start(status, headers)
-        if first:
+        if last:
+            await self.finish(first)
+        elif first:
             await self.send(first)
 
     async def _start(self, status: int, headers: Headers) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import trio
 
+from gateway.core.ids import IdMint
 from gateway.edge.wire import Wire
 from gateway.exchange import BodyBudget, Exchange
 from gateway.pollset import PollSet
@@ -56,6 +57,7 @@ class Edge:
         self.bodies = bodies
         self.pollset = pollset
         self.express = express
+        self.ids = IdMint()
         self.draining = False
         self.connections: set[Reapable] = set()
         self.open_connections = 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -26,7 +26,6 @@ class Metrics:
         self._attempts = Counter(
             "gateway_attempts", "Attempts at providers by outcome.", ("provider", "outcome"), registry=registry
         )
-        self.in_flight = Gauge("gateway_calls_in_flight", "Calls being served.", registry=registry)
         self._first = Histogram(
             "gateway_first_content_seconds", "From the request to the first content.", ("provider",),
             buckets=_FIRST_CONTENT_S, registry=registry,
@@ -51,6 +50,7 @@ class Metrics:
 
 
 LEVELS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "gateway_calls_in_flight": ("Calls being served.", ()),
     "gateway_upstream_connections": ("Connections to providers.", ("origin", "state")),
     "gateway_breaker_open": ("1 while the breaker of a provider's key is open, 0.5 half-open.", ("provider", "key")),
     "gateway_client_connections": ("Client connections.", ()),

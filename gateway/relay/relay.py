@@ -35,11 +35,10 @@ class Relay:
         """
         pending, answer.pending = answer.pending, b""
         with trio.move_on_after(self._timeouts.client_stall_s) as scope:
-            await exchange.start(status, headers, pending)
+            await exchange.start(status, headers, pending, last=answer.ended)
         if scope.cancelled_caught:
             raise ClientStalled
         if answer.ended:
-            await self._finish(exchange)
             return len(pending)
         upstream_fd, client_fd = answer.lease.transport.fileno(), exchange.pump_fd()
         if upstream_fd is not None and client_fd is not None:
