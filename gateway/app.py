@@ -1,11 +1,11 @@
 """The composition root: the one module that names concrete classes and owns the process's tasks.
 
-    root nursery
-    +-- store      records out, keys in            +-- pool      sweeps idle provider connections
-    +-- pollset    watches sockets                 +-- drainer   reads on for providers that bill on
-    +-- pump       time limits of streams          +-- edge      ends connections that idle
-    +-- sim        the built-in provider           +-- signals   SIGTERM, SIGINT, SIGHUP
-    +-- hypercorn  listeners and connections; ends first, then the rest is cancelled
+root nursery
++-- store      records out, keys in            +-- pool      sweeps idle provider connections
++-- pollset    watches sockets                 +-- drainer   reads on for providers that bill on
++-- pump       time limits of streams          +-- edge      ends connections that idle
++-- sim        the built-in provider           +-- signals   SIGTERM, SIGINT, SIGHUP
++-- hypercorn  listeners and connections; ends first, then the rest is cancelled
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Iterable
@@ -22,18 +24,19 @@ import hypercorn.trio.run
 import msgspec
 import structlog
 import trio
+from hypercorn.config import Sockets
 from hypercorn.utils import wrap_app
 
 from gateway.auth.keys import KeyIndex
 from gateway.cli import first_key_banner
 from gateway.config import Config
 from gateway.configfile import ConfigError, load
-from gateway.datadir import DataDirError, open_data_dir
+from gateway.datadir import DataDir, DataDirError, open_data_dir
 from gateway.dialects.openai_chat import error_body
 from gateway.drain import Drainer
 from gateway.edge.lanes import Edge, EdgeLimits
 from gateway.edge.server import EdgeConfig, address_of, install
-from gateway.edge.web import build_web
+from gateway.edge.web import WebApp, build_web
 from gateway.errors import BadRequest, GatewayError, HeadTooLarge, Internal, MethodNotAllowed, NotFound
 from gateway.exchange import BodyBudget
 from gateway.judge import Hedger
@@ -52,15 +55,23 @@ from gateway.upstream.pool import Dialer, Pool
 
 SHUTDOWN_SLACK_S = 5.0  # Hypercorn waits this much longer than our own grace
 PUMP_TICK_S = 0.25
+GC_THRESHOLD = (20_000, 20, 50)  # calls make next to no cycles; the default looks for them every few calls
 
 
 def serve(config: Config, *, config_path: str, data_dir: Path, binds: tuple[str, ...] | None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises DataDirError when the folder cannot be used."""
     configure(config.log.level)
     folder = open_data_dir(data_dir)
-    with folder.locked(), Store.open(folder.db_path, folder.pepper, log_fd=2 if config.log.calls else None) as store:
+    with folder.locked(), _open_store(folder, config) as store:
         app = App(config, config_path, store, list(binds or config.server.bind))
         return trio.run(app.run)
+
+
+def _open_store(folder: DataDir, config: Config) -> Store:
+    try:
+        return Store.open(folder.db_path, folder.pepper, log_fd=2 if config.log.calls else None)
+    except sqlite3.OperationalError as exc:
+        raise DataDirError(f"{folder.db_path}: {exc}; free the disk or stop what locks the file") from exc
 
 
 class App:
@@ -102,7 +113,9 @@ class App:
         try:
             sockets = self._hypercorn.open_sockets()
         except OSError as exc:
-            sys.stderr.write(f"cannot listen on {', '.join(self._hypercorn.bind)}: {exc.strerror}; change server.bind\n")
+            sys.stderr.write(
+                f"cannot listen on {', '.join(self._hypercorn.bind)}: {exc.strerror}; change server.bind\n"
+            )
             return 2
         install(_render_own)
         web = build_web(self._edge, self)
@@ -135,7 +148,7 @@ class App:
         await serve_sim(self._first.sim, task_status=task_status)
 
     async def _serve_http(
-        self, web: object, sockets: object, serving: trio.CancelScope, task_status: trio.TaskStatus[list[str]]
+        self, web: WebApp, sockets: Sockets, serving: trio.CancelScope, task_status: trio.TaskStatus[list[str]]
     ) -> None:
         app = wrap_app(web, self._hypercorn.wsgi_max_body_size, "asgi")
         await hypercorn.trio.run.worker_serve(
@@ -143,7 +156,7 @@ class App:
         )
         serving.cancel()
 
-    def _announce(self, sockets: list[object]) -> None:
+    def _announce(self, sockets: list[socket.socket]) -> None:
         scheme = "https" if self._hypercorn.ssl_enabled else "http"
         urls = [f"{scheme}://{address_of(sock)}" for sock in sockets]
         key = self._store.create_first_key()
@@ -153,7 +166,8 @@ class App:
         for url in urls:
             print(f"listening on {url}", flush=True)
         gc.collect()
-        gc.freeze()
+        gc.freeze()  # what start-up made is never garbage
+        gc.set_threshold(*GC_THRESHOLD)
 
     def _set_keys(self, keys: KeyIndex) -> None:
         self._pipeline.keys = keys

@@ -83,8 +83,7 @@ class _Scanner:
             self._note(path)
             if path in self._elements:
                 path = (*path, self._elements[path] - 1)
-        path = (*path, keys[-1])
-        return path
+        return (*path, keys[-1])
 
     def _array_table(self, path: Path) -> Path:
         index = self._elements.get(path, 0)

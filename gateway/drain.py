@@ -1,4 +1,4 @@
-"""Reading on after the client left, for providers that bill a cancelled answer anyway: the usage they report is worth having.
+"""Reading on after the client left, for providers that bill a cancelled answer anyway: their usage report is worth it.
 
 A service-owned nursery, bounded in number, time and money. At shutdown the drains are cut and settled as they stand.
 """

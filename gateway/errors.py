@@ -19,7 +19,7 @@ from __future__ import annotations
 
 
 class GatewayError(Exception):
-    """Base of what a caller can be told. `retry_after_s` becomes the `Retry-After` header, whole seconds, rounded up."""
+    """Base of what a caller can be told. `retry_after_s` becomes `Retry-After`, in whole seconds, rounded up."""
 
     status = 500
     code = "internal_error"

@@ -1,4 +1,4 @@
-"""The life of a call, in order: auth, body, parse, plan, race, relay, settle. Every edge hands its requests to `handle`.
+"""The life of a call, in order: auth, body, parse, plan, race, relay, settle. Every edge hands requests to `handle`.
 
 Who owns what: the call's task owns everything, the edge gives it a scope to be cancelled in when the client leaves.
 The race hands its winner over here; whoever holds an `Answer` closes it. Nothing below the parse sees bytes of the
@@ -7,6 +7,7 @@ client's again, nothing above the relay sees the provider's. A call that passed 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -122,14 +123,13 @@ class Pipeline:
         try:
             self._authenticate(exchange, call)
         except GatewayError as error:
-            await self._tell(exchange, call, error)
-            return
+            return await self._tell(exchange, call, error)
         live = _Live(call, trio.CancelScope(deadline=now + snapshot.config.timeouts.total_s))
         self._live.add(live)
         try:
-            error = await self._serve_within(exchange, snapshot, live)
-            if error is not None:
-                await self._tell(exchange, call, error, committed=live.committed)
+            told = await self._serve_within(exchange, snapshot, live)
+            if told is not None:
+                await self._tell(exchange, call, told, committed=live.committed)
         finally:
             self._live.discard(live)
             if not live.handed_over:
@@ -170,8 +170,8 @@ class Pipeline:
         except UpstreamIdle:
             call.ended = "upstream_idle"
             return Timeout("the provider sent nothing for too long (timeouts.idle_s); the answer is incomplete")
-        except Exception:
-            self._log.exception("call_failed", request_id=call.request_id)
+        except Exception:  # noqa: BLE001 - a bug in one call must not end its connection untold
+            self._log.error("call_failed", request_id=call.request_id, exc_info=True)
             call.ended = "internal_error"
             return Internal("the gateway failed; report the request id")
         return None
@@ -244,11 +244,13 @@ class Pipeline:
     def _note_answer(self, call: Call, answer: Answer) -> None:
         """Copy what the answer knows of itself into the call."""
         if answer.chat is not None:
-            try:
+            with contextlib.suppress(StreamFault):  # the last frame was junk: its fault is already on its way
                 answer.chat.catch_up()
-            except StreamFault:
-                pass  # the last frame was junk; the stream's own fault is already on its way
-            call.usage, call.finish_reason, call.deltas = answer.chat.usage, answer.chat.finish_reason, answer.chat.deltas
+            call.usage, call.finish_reason, call.deltas = (
+                answer.chat.usage,
+                answer.chat.finish_reason,
+                answer.chat.deltas,
+            )
         elif answer.whole is not None:
             call.usage, call.finish_reason = answer.whole.usage, answer.whole.finish_reason
             call.deltas = -(-len(answer.whole.body) // 4)

@@ -67,9 +67,7 @@ class PollSet:
             if callbacks is None:
                 continue  # an earlier callback of this wake-up removed it
             if len(callbacks) == 1:
-                for callback in callbacks.values():
-                    break
-                callback()
+                next(iter(callbacks.values()))()
                 continue
             for event, callback in list(callbacks.items()):
                 if happened & (event | _BROKEN):

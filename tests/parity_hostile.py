@@ -26,7 +26,7 @@ AS_CHUNK = b"%x\r\n%b\r\n" % (len(BODY), BODY)
 class HostileRow:
     """`pieces` are sent one after the other, `gap_s` apart; `closes` None where lanes may choose.
 
-    `interim` are the 1xx statuses before the first answer; `half` whether the client ends its sending side after them.
+    `interim` are the 1xx statuses before the first answer.
     """
 
     name: str
@@ -36,11 +36,16 @@ class HostileRow:
     code: str | None = None
     gap_s: float = 0.0
     interim: tuple[int, ...] = ()
-    version: bytes = b"1.1"
+    bytewise: bool = False  # one piece, sent byte by byte
+    h11: tuple[int, str] | None = None  # status and code where h11 decodes the chunks; the wording is its own too
 
 
 def _refused(name: str, *pieces: bytes, status: int = 400, code: str = "invalid_request") -> HostileRow:
     return HostileRow(name, pieces, (status,), code=code)
+
+
+def _bad_chunks(name: str, sent: bytes, h11: tuple[int, str] = (400, "invalid_request")) -> HostileRow:
+    return HostileRow(name, (sent,), (400,), code="invalid_request", h11=h11)
 
 
 def _served(name: str, *pieces: bytes, times: int = 1, closes: bool | None = None) -> HostileRow:
@@ -74,21 +79,21 @@ def framing_rows() -> list[HostileRow]:
         _refused("chunked-tab", _head(host, auth, b"Transfer-Encoding: \x0bchunked", body=AS_CHUNK)),
         _refused("chunked-space-name", _head(host, auth, b"Transfer-Encoding : chunked", body=AS_CHUNK)),
         _refused("chunked-1.0", _head(host, auth, chunked, first=LINE.replace(b"1.1", b"1.0"), body=AS_CHUNK)),
-        _refused("chunk-size-letters", CHUNKED + b"zz\r\n"),
-        _refused("chunk-size-negative", CHUNKED + b"-1\r\n"),
-        _refused("chunk-size-huge", CHUNKED + b"fffffffff\r\n"),
-        _refused("chunk-size-space", CHUNKED + b" 5\r\nhello\r\n"),
-        _refused("chunk-size-prefix", CHUNKED + b"0x5\r\nhello\r\n"),
-        _refused("chunk-size-empty", CHUNKED + b"\r\n"),
-        _refused("chunk-too-long", CHUNKED + b"3\r\nhello\r\n0\r\n\r\n"),
-        _refused("chunk-bare-lf", CHUNKED + b"5\nhello\r\n0\r\n\r\n"),
-        _refused("chunk-extension-long", CHUNKED + b"5;" + b"x" * 20_000 + b"\r\nhello\r\n"),
-        _refused("chunk-size-endless", CHUNKED + b"0" * 20_000),
+        _bad_chunks("chunk-size-letters", CHUNKED + b"zz\r\n"),
+        _bad_chunks("chunk-size-negative", CHUNKED + b"-1\r\n"),
+        _bad_chunks("chunk-size-huge", CHUNKED + b"fffffffff\r\n", (408, "request_timeout")),
+        _bad_chunks("chunk-size-space", CHUNKED + b" 5\r\nhello\r\n"),
+        _bad_chunks("chunk-size-prefix", CHUNKED + b"0x5\r\nhello\r\n"),
+        _bad_chunks("chunk-size-empty", CHUNKED + b"\r\n"),
+        _bad_chunks("chunk-too-long", CHUNKED + b"3\r\nhello\r\n0\r\n\r\n"),
+        _bad_chunks("chunk-bare-lf", CHUNKED + b"5\nhello\r\n0\r\n\r\n"),
+        _bad_chunks("chunk-extension-long", CHUNKED + b"5;" + b"x" * 20_000 + b"\r\nhello\r\n", (408, "request_timeout")),
+        _bad_chunks("chunk-size-endless", CHUNKED + b"0" * 20_000, (408, "request_timeout")),
         _served("chunk-extension", CHUNKED + AS_CHUNK.replace(b"\r\n", b";a=b\r\n", 1) + b"0\r\n\r\n"),
         _served("chunk-upper", CHUNKED.replace(b"chunked", b"Chunked") + AS_CHUNK.upper()[:2] + AS_CHUNK[2:] + b"0\r\n\r\n"),
         _served("chunk-trailer", CHUNKED + AS_CHUNK + b"0\r\nX-Trailer: 1\r\n\r\n"),
-        _refused("chunk-trailer-endless", CHUNKED + AS_CHUNK + b"0\r\nX-Trailer: " + b"x" * 100_000),
-        _refused("empty-body", _head(host, auth, b"Content-Length: 0", body=b"")),
+        _bad_chunks("chunk-trailer-endless", CHUNKED + AS_CHUNK + b"0\r\nX-Trailer: " + b"x" * 100_000, (431, "headers_too_large")),
+        HostileRow("empty-body", (_head(host, auth, b"Content-Length: 0", body=b""),), (400,), closes=None),
     ]  # fmt: skip
 
 
@@ -113,7 +118,7 @@ def head_rows() -> list[HostileRow]:
         _refused("http-lower", _head(*ask, first=LINE.replace(b"HTTP", b"http"))),
         _refused("method-lower", _head(*ask, first=LINE.replace(b"POST", b"post"))),
         _refused("method-junk", _head(*ask, first=LINE.replace(b"POST", b"P\x01ST"))),
-        _refused("method-endless", b"A" * 1000),
+        _refused("method-endless", b"A" * 1000, status=408, code="request_timeout"),
         _refused("target-absolute", _head(*ask, first=LINE.replace(b"/v1", b"http://gateway.test/v1"))),
         _refused("target-star", _head(*ask, first=b"OPTIONS * HTTP/1.1\r\n")),
         _refused("target-space", _head(*ask, first=LINE.replace(b"/chat", b"/ch at"))),
@@ -124,8 +129,8 @@ def head_rows() -> list[HostileRow]:
         _refused("upgrade-h2c", _head(*ask, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAA")),
         _refused("upgrade-health", HEALTH[:-2] + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
         _refused("expect-other", _head(*ask, b"Expect: 200-ok")),
-        _refused("tls-hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100),
-        _refused("binary", bytes(range(256))), _refused("garbage-line", b"\x00\xff\xfe\r\n\r\n"),
+        _refused("tls-hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100, status=408, code="request_timeout"),
+        _refused("binary", bytes(range(256)), status=408, code="request_timeout"), _refused("garbage-line", b"\x00\xff\xfe\r\n\r\n"),
         _refused("ssh", b"SSH-2.0-OpenSSH_9.9\r\n\r\n"),
         _refused("lines-101", _head(*ask, *(b"X-%d: v" % number for number in range(98))), status=431, code="headers_too_large"),
         _refused("head-over-64-kb", _head(*ask, b"X: " + b"v" * 66_000), status=431, code="headers_too_large"),
@@ -150,8 +155,8 @@ def talk_rows(header_s: float, body_s: float) -> list[HostileRow]:
     return [
         HostileRow("expect-continue", (expect, BODY), (200,), closes=None, gap_s=0.2, interim=(100,)),
         HostileRow("expect-no-key", (unknown,), (401,), code="invalid_api_key"),
-        HostileRow("expect-other-path", (expect.replace(b"/v1/chat", b"/v1/chut"),), (404,), code="not_found"),
-        HostileRow("split-at-each-byte", tuple(GOOD[at : at + 1] for at in range(len(GOOD))), (200,), closes=None),
+        HostileRow("expect-other-path", (expect.replace(b"/v1/chat", b"/v1/chut"),), (404,), code="not_found", interim=(100,)),
+        HostileRow("split-at-each-byte", (GOOD,), (200,), closes=None, bytewise=True),
         HostileRow("split-in-head", (GOOD[:20], GOOD[20:]), (200,), closes=None, gap_s=0.1),
         HostileRow("split-before-body", (GOOD[: -len(BODY)], BODY), (200,), closes=None, gap_s=0.1),
         HostileRow("slow-head", (LINE + HOST,), (408,), code="request_timeout"),

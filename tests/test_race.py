@@ -39,8 +39,8 @@ from tests.upstream import (
 )
 
 TIMES = retimed(connect_s=5, first_content_s=60, answer_s=90, idle_s=70, total_s=600, keepalive_s=1000)
-OK = script(Send(GOOD_STREAM))
-OK_WHOLE = script(Send(whole(answer_body())))
+OK = script(Send(GOOD_STREAM), Close())
+OK_WHOLE = script(Send(whole(answer_body())), Close())
 ERROR = b'{"error":{"message":"no","code":"bad_thing","param":"messages"}}'
 COMMENT = chunk(b": still here\n\n")
 
@@ -50,7 +50,7 @@ def after(seconds: float, *steps: Step) -> Script:
 
 
 def status(code: int, *headers: str, after_s: float = 0.0) -> Script:
-    return script(Wait(after_s), Send(whole(ERROR, code, *headers)))
+    return script(Wait(after_s), Send(whole(ERROR, code, *headers)), Close())
 
 
 def ok(stream: bool) -> Script:
@@ -74,7 +74,7 @@ FAULTS: dict[str, tuple[Script, str, float]] = {
     "gzip": (script(Send(head(200, "content-encoding: gzip", "content-length: 1", kind="text/event-stream") + b"x")),
              "content_encoding", 0),
     "error body hangs": (script(Send(head(500, "content-length: 99")), HANG), "status_500", 2),
-    "error body without end": (script(Send(head(503, "content-length: 999999") + b"x" * 99999)), "status_503", 0),
+    "error body without end": (script(Send(head(503, "content-length: 999999")), Send(b"x" * 70_000), Send(b"x")), "status_503", 0),
 }  # fmt: skip
 STREAM_FAULTS: dict[str, tuple[Script, str, float]] = {
     "error in 200": (script(Send(whole(ERROR))), "error_in_200", 0),
@@ -125,10 +125,6 @@ async def test_the_second_starts_when_the_first_fails(
     assert exchange.status == 200, exchange.body
     assert world.outcomes() == [("a", outcome), ("b", "won")]
     assert world.upstream.times() == [("a", 0.0), ("b", at)]
-    for loser in world.upstream.of("a"):
-        assert loser.closed_at == at or name in {"not a stream", "slow to say no", "redirect", "error in 200"} or (
-            loser in world.upstream.open()
-        )
     world.assert_clean()
     record = world.record
     assert (record.provider, record.ended, record.status) == ("b", "complete", 200)
@@ -411,17 +407,15 @@ async def test_hedging_is_off_as_shipped(nursery: trio.Nursery, autojump_clock: 
 
 
 async def test_the_adaptive_delay_is_the_p90_seen(nursery: trio.Nursery, autojump_clock: object) -> None:
-    quick = [after(0.1 * (n % 10 + 1), Send(GOOD_STREAM), Close()) for n in range(20)]
+    quick = [after((n * 7 % 16 + 1) / 8, Send(GOOD_STREAM), Close()) for n in range(16)]
     world = await build_pipeline(
         nursery, {"a": [*quick, script(HANG)], "b": [OK]}, timeouts=TIMES, race=Race(hedge="adaptive", hedge_delay_s=7.0)
     )
-    for _ in range(20):
+    for _ in range(16):
         await world.call()
-        for transport in world.upstream.open():
-            transport.close()
     began = trio.current_time()
     await world.call()
-    assert world.upstream.times()[-1] == ("b", pytest.approx(began + 1.0))
+    assert world.upstream.times()[-1] == ("b", began + 15 / 8)
 
 
 # the breaker
@@ -508,7 +502,8 @@ async def test_keys_have_breakers_of_their_own(nursery: trio.Nursery, autojump_c
     await world.call()
     await world.call()
     assert world.outcomes() == [("a", "status_429"), ("a", "won"), ("a", "won")]
-    assert b"sk-a-1" in world.upstream.of("a")[1].requests[1]
+    requests = [request for transport in world.upstream.of("a") for request in transport.requests]
+    assert [b"sk-a-1" in request for request in requests] == [False, True, True]
 
 
 async def test_a_refusal_says_the_provider_is_well(nursery: trio.Nursery, autojump_clock: object) -> None:

@@ -1,0 +1,1 @@
+"""Values shared by the stages: calls, money, usage, ids, JSON text. Pure."""

@@ -31,7 +31,8 @@ def top_level(text: bytes) -> dict[str, msgspec.Raw]:
 def model_span(text: bytes, *, has_model: bool = False) -> tuple[int, int] | None:
     """Find the value of the top-level `model` key of one valid JSON object: (start, end) of its bytes, or None.
 
-    `has_model` says that a decode has shown the key to be there with a string value, which saves another. None too when that value is neither a string nor null, or the key is written with escapes.
+    `has_model` says that a decode has shown the key to be there with a string value, which saves another. None too
+    when that value is neither a string nor null, or the key is written with escapes.
     """
     spans = [match.span(1) for match in _MODEL.finditer(text)]
     if len(spans) == 1 and has_model and b"\\u" not in text:

@@ -40,7 +40,7 @@ def _decimal(text: str) -> Decimal:
     try:
         value = Decimal(text)
     except (InvalidOperation, TypeError):
-        raise ValueError(f"{text!r} is not a decimal number; write it as a string such as \"2.50\"") from None
+        raise ValueError(f'{text!r} is not a decimal number; write it as a string such as "2.50"') from None
     if not value.is_finite() or value < 0:
         raise ValueError(f"{text!r} must be a finite number of at least 0")
     return value

@@ -9,6 +9,7 @@ matching inside a string) and the bytes go on. All other frames are parsed: usag
 from __future__ import annotations
 
 import json
+from itertools import repeat
 from typing import Final
 
 import orjson
@@ -56,7 +57,8 @@ class ChatStream:
 
     def feed(self, data: bytes) -> bytes:
         """Take upstream bytes; return whole frames for the client, maybe b"". Raises StreamFault; then nothing is lost
-        of what earlier calls returned. After `done` everything is ignored."""
+        of what earlier calls returned. After `done` everything is ignored.
+        """
         if self.done:
             return b""
         try:
@@ -89,7 +91,8 @@ class ChatStream:
 
     def _plain(self, block: bytes) -> bytes:
         """The block for the client when every frame of it is a plain one, else b"": each newline belongs to the end of
-        a frame that begins with `opening`, and none has a finish or an error."""
+        a frame that begins with `opening`, and none has a finish or an error.
+        """
         opening = self._opening
         if not block.startswith(opening):
             return b""
@@ -109,11 +112,10 @@ class ChatStream:
         opening = self._opening
         lines = block.split(b"\n")
         frames = lines[:-2:2]
-        at = len(opening)
-        if any(lines[1::2]) or {frame[:at] for frame in frames} != {opening}:
-            return b""
-        rests = [frame[at:] for frame in frames]
+        rests = list(map(bytes.removeprefix, frames, repeat(opening)))
         text = b"".join(rests)
+        if len(block) != len(text) + len(frames) * (len(opening) + 2) or any(lines[1::2]):
+            return b""  # not every frame had the opening, or a blank line is none
         if text.find(b'"error":') >= 0 or text.find(self._finish_mark) >= 0:
             return b""
         self.deltas += len(frames)
@@ -127,7 +129,7 @@ class ChatStream:
         while start < len(block) and not self.done:
             if look and self._opening and block.startswith(self._opening, start):
                 look = False
-                end = block.rfind(self._boundary, start) + 2  # up to the last frame that looks plain: it may be the finish
+                end = block.rfind(self._boundary, start) + 2  # the last may be the finish
                 run = self._plain(block[start:end]) if end > start + 2 else b""
                 if run:
                     out.append(run)
@@ -140,7 +142,8 @@ class ChatStream:
 
     def _frame(self, frame: bytes) -> bytes:
         if frame.startswith(b"data: ") and frame.count(b"\n") == 2 and frame.endswith(b"\n\n") and b"\r" not in frame:
-            payload, event = frame[6:-2], b""
+            event = b""
+            payload: bytes | None = frame[6:-2]
         else:
             if frame.startswith(b":") or b"\n:" in frame or b"\r:" in frame:
                 frame = without_comments(frame)

@@ -52,7 +52,7 @@ def parse_request(body: bytes) -> ChatRequest:
         fields = top_level(body)
     except ValueError:
         raise BadRequest("the body is not a JSON object in UTF-8; send application/json") from None
-    model = _field(fields, "model", _STRING, "a string such as \"openai/gpt-4o\"", required=True)
+    model = _field(fields, "model", _STRING, 'a string such as "openai/gpt-4o"', required=True)
     messages = bytes(fields.get("messages", _MISSING))
     if messages == b"null":
         raise BadRequest("`messages` is missing; send a list of at least one message", param="messages")
@@ -68,7 +68,7 @@ def parse_request(body: bytes) -> ChatRequest:
 def _max_tokens(fields: dict[str, msgspec.Raw]) -> int | None:
     for name in ("max_completion_tokens", "max_tokens"):
         if name in fields:
-            limit = _field(fields, name, _LIMIT, "a whole number of at least 1")
+            limit: int | None = _field(fields, name, _LIMIT, "a whole number of at least 1")
             if limit is not None and not 0 < limit < 2**31:
                 raise BadRequest(f"`{name}` must be a whole number of at least 1, and below 2^31", param=name)
             if limit is not None:

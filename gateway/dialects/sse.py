@@ -64,7 +64,7 @@ class FrameCutter:
         return data
 
     def _may_complete(self, data: bytes) -> bool:
-        """Whether a blank line can end inside `data`: look only at the seam and the new bytes, so growth stays linear."""
+        """Whether a blank line can end inside `data`: only the seam and the new bytes are searched."""
         seam = b"".join(self._held[-3:])[-3:] + data
         return b"\n\n" in seam or (b"\r" in seam and _BLANK.search(seam) is not None)
 

@@ -1,0 +1,1 @@
+"""HTTP in and out: connections, lanes, Hypercorn, the Quart app."""

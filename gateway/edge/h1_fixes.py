@@ -41,7 +41,7 @@ class GuardedH11Protocol(H11Protocol):
         context: WorkerContext,
         task_group: TaskGroup,
         connection_state: ConnectionState,
-        ssl: bool,  # noqa: FBT001 - Hypercorn's signature
+        ssl: bool,
         client: Address,
         server: Address,
         send: Callable[[Event], Awaitable[None]],

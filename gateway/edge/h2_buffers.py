@@ -97,7 +97,7 @@ class RoundRobin(PriorityTree):
         stream_id: int,
         depends_on: int | None = None,  # noqa: ARG002 - the tree's signature
         weight: int = 16,  # noqa: ARG002
-        exclusive: bool = False,  # noqa: ARG002, FBT001, FBT002
+        exclusive: bool = False,  # noqa: ARG002
     ) -> None:
         """Know a stream; it has no turn until it is unblocked."""
         self._known.add(stream_id)
@@ -107,7 +107,7 @@ class RoundRobin(PriorityTree):
         stream_id: int,
         depends_on: int | None = None,
         weight: int = 16,
-        exclusive: bool = False,  # noqa: FBT001, FBT002
+        exclusive: bool = False,
     ) -> None:
         """Do nothing: all streams are equal."""
 

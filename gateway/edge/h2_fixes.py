@@ -51,7 +51,7 @@ class GuardedH2Protocol(H2Writer):
         context: WorkerContext,
         task_group: TaskGroup,
         connection_state: ConnectionState,
-        ssl: bool,  # noqa: FBT001 - Hypercorn's signature
+        ssl: bool,
         client: Address,
         server: Address,
         send: Callable[[Event], Awaitable[None]],

@@ -40,7 +40,7 @@ class H2Writer(H2Protocol):
         context: WorkerContext,
         task_group: TaskGroup,
         connection_state: ConnectionState,
-        ssl: bool,  # noqa: FBT001 - Hypercorn's signature
+        ssl: bool,
         client: Address,
         server: Address,
         send: Callable[[Event], Awaitable[None]],

@@ -27,5 +27,7 @@ def error_reply(error: GatewayError, request_id: str) -> tuple[int, Headers, byt
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, AllFailed) and error.status == 502:
-        headers.append((b"x-should-retry", b"false"))  # every provider was tried: the SDK's own retry would only repeat it
+        headers.append(
+            (b"x-should-retry", b"false")
+        )  # every provider was tried: the SDK's own retry would only repeat it
     return error.status, headers, error_body(error, request_id)

@@ -6,6 +6,7 @@ connection may reach the server nursery, where it would end every other connecti
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import socket
 from typing import Any, Final
@@ -17,7 +18,7 @@ from hypercorn.config import Config, Sockets
 from hypercorn.trio.tcp_server import TCPServer
 
 from gateway.edge import hypercorn_fixes
-from gateway.edge.bounded_send import BoundedSendMixin, listen_options
+from gateway.edge.bounded_send import CLOSE_S, BoundedSendMixin, listen_options
 from gateway.edge.express import H2_PREFACE, ExpressConnection
 from gateway.edge.lanes import Edge
 from gateway.edge.own_answers import RenderError
@@ -34,7 +35,9 @@ class EdgeConfig(Config):
     edge: Edge
     send_stall_s: float
 
-    def __init__(self, edge: Edge, *, binds: list[str], client_stall_s: float, graceful_s: float, streams_max: int) -> None:
+    def __init__(
+        self, edge: Edge, *, binds: list[str], client_stall_s: float, graceful_s: float, streams_max: int
+    ) -> None:
         super().__init__()
         self.edge = edge
         self.send_stall_s = client_stall_s
@@ -53,7 +56,7 @@ class EdgeConfig(Config):
         self.backlog = BACKLOG
 
     def for_h1(self) -> EdgeConfig:
-        """The same for one HTTP/1.1 request: the connection closes after its answer, the next begins at the express lane."""
+        """The same for one HTTP/1.1 request: the connection closes after its answer, the next begins on ours."""
         config = copy.copy(self)
         config.keep_alive_max_requests = 1
         return config
@@ -70,13 +73,14 @@ class EdgeConfig(Config):
 def install(render_error: RenderError) -> None:
     """Put our classes where Hypercorn looks its own up."""
     hypercorn_fixes.install(render_error=render_error)
-    hypercorn.trio.run.TCPServer = EdgeServer
+    setattr(hypercorn.trio.run, "TCPServer", EdgeServer)  # noqa: B010 - a name Hypercorn imports, not exports
 
 
 class EdgeServer(BoundedSendMixin, TCPServer):
     """One client connection, from accept to close."""
 
     config: EdgeConfig
+    stream: Any  # a SocketStream or an SSLStream, or one of ours round it
 
     async def run(self) -> None:
         """Serve the connection; ends normally whatever happens on it."""
@@ -97,7 +101,15 @@ class EdgeServer(BoundedSendMixin, TCPServer):
             structlog.get_logger().error("connection_failed", exc_info=exc)
         finally:
             edge.open_connections -= 1
-            await trio.aclose_forcefully(self.stream)
+            await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        """Close; over TLS with a farewell, when there is somebody to take it."""
+        with trio.move_on_after(CLOSE_S, shield=True):
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.stream.aclose()
+            return
+        await trio.aclose_forcefully(self.stream)
 
     async def _serve(self) -> None:
         tls = isinstance(self.stream, trio.SSLStream)

@@ -31,13 +31,16 @@ def configure(level: str) -> None:
 
 def _where(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Turn an exception into its type and the places it passed. Never its text or local variables: they can hold
-    a prompt or a key."""
+    a prompt or a key.
+    """
     exc = event.pop("exc_info", None)
     if exc is True:
         exc = sys.exc_info()[1]
     if isinstance(exc, BaseException):
         event["exception"] = type(exc).__qualname__
-        event["frames"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(exc.__traceback__)]
+        event["frames"] = [
+            f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(exc.__traceback__)
+        ]
         if isinstance(exc, BaseExceptionGroup):
             event["exceptions"] = [type(inner).__qualname__ for inner in exc.exceptions]
     return event

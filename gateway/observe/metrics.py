@@ -1,4 +1,4 @@
-"""Prometheus metrics, in a registry of their own. Children are bound once per label set: a bound counter costs 0.3 us."""
+"""Prometheus metrics, in a registry of their own. Children are bound once per label set: bound, one costs 0.3 us."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
-        self._calls = Counter("gateway_calls", "Calls by how they ended.", ("model", "status", "ended"), registry=registry)
+        self._calls = Counter(
+            "gateway_calls", "Calls by how they ended.", ("model", "status", "ended"), registry=registry
+        )
         self._attempts = Counter(
             "gateway_attempts", "Attempts at providers by outcome.", ("provider", "outcome"), registry=registry
         )

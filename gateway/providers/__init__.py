@@ -1,0 +1,1 @@
+"""Vendor URLs, headers and quirks, as data."""

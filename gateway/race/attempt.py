@@ -134,7 +134,7 @@ def _whole(body: bytes, model: str, status: int) -> ChatAnswer:
 
 
 async def _read_to_content(answer: Answer, chat: ChatStream, first: bytes, pending_bytes_max: int) -> None:
-    """The commit gate: hold every frame back until one has content, so that until then another provider can take over."""
+    """The commit gate: hold every frame back until one has content; until then another provider can take over."""
     out, reads, pending = [], 0, 0
     try:
         piece = chat.feed(first) if first else b""

@@ -38,7 +38,17 @@ class Judge(Protocol):
 class Race:
     """One call's race. `hedge_delay_s` is inf for none; `may_hedge` asks the budget, once per hedge."""
 
-    __slots__ = ("_attempts", "_dead", "_failures", "_hedge_delay_s", "_judge", "_may_hedge", "_next", "_notes", "_start")
+    __slots__ = (
+        "_attempts",
+        "_dead",
+        "_failures",
+        "_hedge_delay_s",
+        "_judge",
+        "_may_hedge",
+        "_next",
+        "_notes",
+        "_start",
+    )
 
     def __init__(
         self,
@@ -154,7 +164,7 @@ class Race:
         return answer
 
     def _all_failed(self) -> AllFailed:
-        """502 when any provider answered badly, else 503 with the least Retry-After. A 429 is never the caller's own."""
+        """502 when any provider answered badly, else 503 with the least Retry-After: a 429 is never the caller's."""
         waits = [failure.retry_after_s for failure in self._failures if failure.retry_after_s is not None]
         told = ", ".join(f"{note.provider}: {note.outcome}" for note in self._notes)
         busy = all(failure.outcome in _BUSY for failure in self._failures)

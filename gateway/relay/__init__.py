@@ -1,0 +1,1 @@
+"""The winner's bytes to the client."""

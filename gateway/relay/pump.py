@@ -31,7 +31,9 @@ class _Lane:
         "last_in", "last_out", "over",
     )  # fmt: skip
 
-    def __init__(self, pollset: PollSet, answer: Answer, exchange: Exchange, fds: tuple[int, int], times: Timeouts) -> None:
+    def __init__(
+        self, pollset: PollSet, answer: Answer, exchange: Exchange, fds: tuple[int, int], times: Timeouts
+    ) -> None:
         self._pollset = pollset
         self._answer = answer
         self._exchange = exchange

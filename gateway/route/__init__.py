@@ -1,0 +1,1 @@
+"""Which attempts a call may make, in which order. Pure."""

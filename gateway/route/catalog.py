@@ -1,4 +1,4 @@
-"""The catalogue of one snapshot: model ids and aliases to attempts, everything that can be rendered ahead rendered. Pure."""
+"""The catalogue of one snapshot: from model ids and aliases to attempts, rendered ahead as far as can be. Pure."""
 
 from __future__ import annotations
 

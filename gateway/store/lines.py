@@ -24,7 +24,7 @@ def write_calls(fd: int, rows: Sequence[Row]) -> int:
     return _write(fd, [_line(values) for values in rows])
 
 
-def write_event(fd: int, event: str, level: str, **details: str | int | float) -> None:
+def write_event(fd: int, event: str, level: str, **details: str | float) -> None:
     """Write one line about the store itself. Details hold no secrets."""
     _write(fd, [orjson.dumps({"event": event, "level": level, **details}, option=orjson.OPT_APPEND_NEWLINE)])
 

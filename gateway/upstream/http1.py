@@ -39,7 +39,7 @@ class ResponseReader:
         self.retry_after = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes, return the body bytes they held. b"" means end of stream. Raises BadResponse for a cut or junk."""
+        """Take bytes (b"": end of stream), return the body bytes they held. Raises BadResponse for a cut or junk."""
         if self.complete:
             self.keep_alive = self.keep_alive and not data  # bytes after the end: the connection is not to be reused
             return b""
@@ -84,7 +84,7 @@ class ResponseReader:
         name = name.lower()
         if name == b"content-type":
             self.content_type = (value or b"").lower()
-        elif name == b"content-length" or name == b"transfer-encoding":
+        elif name in {b"content-length", b"transfer-encoding"}:
             self._by_end = False
         elif name == b"content-encoding":
             self.encoding = (value or b"").lower()
@@ -117,7 +117,7 @@ class ResponseReader:
 
 
 def parse_retry_after_s(value: bytes, now_unix_s: float) -> float | None:
-    """Read Retry-After (RFC 9110 section 10.2.3): seconds or an HTTP date. None when absent or nonsense; at most a day."""
+    """Read Retry-After (RFC 9110 section 10.2.3), seconds or a date. None when absent or nonsense; at most a day."""
     if not value:
         return None
     text = value.decode("latin-1").strip()

@@ -1,4 +1,4 @@
-"""Warm connections to providers, per origin. One call in flight per connection; a call that does not end well closes its own.
+"""Warm connections to providers, per origin. One call in flight per connection; one that ends badly closes its own.
 
 The pool is bounded by its own limiter: a call over the limit of an origin waits under the caller's deadline, and a
 waiter that is cancelled leaves nothing behind. Idle connections are kept newest first and closed after `idle_s`.
@@ -7,7 +7,7 @@ waiter that is cancelled leaves nothing behind. Idle connections are kept newest
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -174,7 +174,8 @@ class _NoTransport:
     def receive_now(self) -> bytes | None:
         raise TransportBroken("not connected")
 
-    async def send(self, parts: object) -> None:
+    async def send(self, parts: Sequence[bytes]) -> None:
+        del parts
         raise TransportBroken("not connected")
 
     def is_quiet(self) -> bool:
@@ -188,7 +189,7 @@ _NO_TRANSPORT: Final = _NoTransport()
 
 
 class Dialer:
-    """Opens real connections: TCP by happy eyeballs (RFC 8305, trio.open_tcp_stream), then TLS 1.2+ with ALPN http/1.1."""
+    """Opens real connections: TCP by happy eyeballs (RFC 8305), then TLS 1.2 or newer with ALPN http/1.1."""
 
     def __init__(self) -> None:
         self._contexts: dict[str | None, ssl.SSLContext] = {}

@@ -117,7 +117,8 @@ class SocketTransport:
 
 class TlsTransport(SocketTransport):
     """TLS over TCP. `handshake` comes first; a peer that ends without close_notify looks like any end of stream
-    (HTTP framing tells a cut from an end)."""
+    (HTTP framing tells a cut from an end).
+    """
 
     __slots__ = ("_incoming", "_outgoing", "_tls")
 
