@@ -193,6 +193,7 @@ class World:
     def assert_clean(self) -> None:
         """No task, no borrowed or half-open connection, nothing in flight."""
         assert self.pipeline.live == 0
+        assert "internal_error" not in {record.ended for record in self.records.taken}
         assert len(self.drainer) == 0
         assert self.upstream.dialling == 0
         used = sum(used for used, _ in self.pool.counts().values())

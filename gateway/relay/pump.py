@@ -103,7 +103,7 @@ class _Lane:
                 self._end(ClientStalled())
         elif now - self.last_in > times.idle_s:
             self._end(UpstreamIdle())
-        elif now - self.last_out >= times.keepalive_s:
+        elif times.keepalive_s and now - self.last_out >= times.keepalive_s:
             try:
                 self._write(self._exchange.wire(KEEPALIVE, last=False))
             except ClientGone as gone:

@@ -6,6 +6,7 @@ own task below; both advance the same `Answer`, so the bytes are the same.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 import trio
@@ -65,14 +66,15 @@ class Relay:
         """Wait for bytes; fill the client's silence with comments until the provider counts as idle."""
         began = trio.current_time()
         idle_at = began + self._timeouts.idle_s
-        comment_at = began + self._timeouts.keepalive_s
+        silence_s = self._timeouts.keepalive_s or inf
+        comment_at = began + silence_s
         while True:
             with trio.CancelScope(deadline=min(idle_at, comment_at)):
                 return await answer.receive()
             if trio.current_time() >= idle_at:
                 raise UpstreamIdle
             await self._send(exchange, KEEPALIVE)
-            comment_at += self._timeouts.keepalive_s
+            comment_at += silence_s
 
     async def _send(self, exchange: Exchange, data: bytes) -> None:
         with trio.move_on_after(self._timeouts.client_stall_s) as scope:
