@@ -53,6 +53,7 @@ from gateway.sim.server import serve_sim
 from gateway.store.db import Store
 from gateway.upstream.pool import Dialer, Pool
 
+FAREWELL_S = 3.0  # for the error events of the streams we end to be read
 SHUTDOWN_SLACK_S = 5.0  # Hypercorn waits this much longer than our own grace
 PUMP_TICK_S = 0.25
 GC_THRESHOLD = (20_000, 20, 50)  # calls make next to no cycles; the default looks for them every few calls
@@ -193,6 +194,8 @@ class App:
         """Give streams under way `grace_s`, then end the rest from our side, each with an error event."""
         await trio.sleep(self._first.server.grace_s)
         self._pipeline.end_live()
+        await trio.sleep(FAREWELL_S)
+        self._edge.abandon_sends()
 
     async def _reload(self) -> None:
         log = structlog.get_logger()

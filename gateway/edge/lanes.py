@@ -60,6 +60,7 @@ class Edge:
         self.ids = IdMint()
         self.draining = False
         self.connections: set[Reapable] = set()
+        self.hang_ups: set[Callable[[], None]] = set()
         self.open_connections = 0
         self._date = b""
         self._date_at = 0
@@ -92,6 +93,11 @@ class Edge:
             for connection in tuple(self.connections):
                 if now > connection.deadline:
                     connection.scope.cancel()
+
+    def abandon_sends(self) -> None:
+        """The end of a stop's grace: give up what is being sent to clients that do not read."""
+        for hang_up in tuple(self.hang_ups):
+            hang_up()
 
     def begin_draining(self) -> None:
         """Close connections that wait for a request; the others close after their answer."""

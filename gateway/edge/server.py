@@ -89,6 +89,7 @@ class EdgeServer(BoundedSendMixin, TCPServer):
             await trio.aclose_forcefully(self.stream)
             return
         edge.open_connections += 1
+        edge.hang_ups.add(self.abandon_send)
         try:
             await self._serve()
         except ClientGone:
@@ -101,6 +102,7 @@ class EdgeServer(BoundedSendMixin, TCPServer):
             structlog.get_logger().error("connection_failed", exc_info=exc)
         finally:
             edge.open_connections -= 1
+            edge.hang_ups.discard(self.abandon_send)
             await self._hang_up()
 
     async def _hang_up(self) -> None:
