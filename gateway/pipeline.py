@@ -243,17 +243,15 @@ class Pipeline:
 
     def _note_answer(self, call: Call, answer: Answer) -> None:
         """Copy what the answer knows of itself into the call."""
-        if answer.chat is not None:
+        chat, whole = answer.chat, answer.whole
+        if chat is not None:
             with contextlib.suppress(StreamFault):  # the last frame was junk: its fault is already on its way
-                answer.chat.catch_up()
-            call.usage, call.finish_reason, call.deltas = (
-                answer.chat.usage,
-                answer.chat.finish_reason,
-                answer.chat.deltas,
-            )
-        elif answer.whole is not None:
-            call.usage, call.finish_reason = answer.whole.usage, answer.whole.finish_reason
-            call.deltas = -(-len(answer.whole.body) // 4)
+                chat.catch_up()
+            call.usage, call.finish_reason, call.deltas = chat.usage, chat.finish_reason, chat.deltas
+            call.chunk_id, call.chunk_created = chat.chunk_id, chat.created
+        elif whole is not None:
+            call.usage, call.finish_reason = whole.usage, whole.finish_reason
+            call.deltas = -(-len(whole.body) // 4)
 
     def _abandon(self, exchange: Exchange, live: _Live, answer: Answer) -> bool:
         """The client left: hand the answer to the drainer when its provider bills on. False: the caller closes it."""
@@ -292,9 +290,9 @@ class Pipeline:
                 call.ended = call.ended or "client_gone"
 
     def _last_frame(self, call: Call, error: GatewayError) -> bytes:
-        usage = usage_of(call)
+        created = call.chunk_created or int(call.started_at)
         return error_frame(
-            error, call.request_id, chunk_id="", created=int(call.started_at), model=call.model, usage=usage
+            error, call.request_id, chunk_id=call.chunk_id, created=created, model=call.model, usage=usage_of(call)
         )
 
     def settle(self, call: Call) -> None:

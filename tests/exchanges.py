@@ -30,7 +30,7 @@ from gateway.relay.relay import Relay
 from gateway.route.catalog import Catalog
 from gateway.route.health import Health
 from gateway.store.calls import CallRecord
-from gateway.upstream.pool import Pool
+from gateway.upstream.pool import Dialer, Pool
 from tests.upstream import MemoryUpstream, Script
 
 MODEL = "test/model"
@@ -40,7 +40,9 @@ WALL = 1_700_000_000.0
 
 
 def request_body(*, stream: bool, **more: Any) -> bytes:
-    return json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": stream, **more}).encode()
+    return json.dumps(
+        {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": stream, **more}
+    ).encode()
 
 
 class FakeExchange:
@@ -211,14 +213,19 @@ async def build_pipeline(
     limits: Upstream | None = None,
     keys: Mapping[str, int] | None = None,
     on_disconnect: Mapping[str, OnDisconnect] | None = None,
+    ports: Mapping[str, int] | None = None,
+    pump: Pump | None = None,
 ) -> World:
-    """Compose a pipeline over memory. `keys` is the number of keys of a provider; 1 for those not named."""
+    """Compose a pipeline over memory. `keys` is the number of keys of a provider; 1 for those not named.
+
+    With `ports` its providers are real, on 127.0.0.1, and `scripts` only names them.
+    """
     limits = limits or Upstream()
     providers = {
         name: Provider(
             name,
             "openai",
-            f"http://{name}.test/v1",
+            f"http://{name}.test/v1" if ports is None else f"http://127.0.0.1:{ports[name]}/v1",
             tuple(f"sk-{name}-{index}" for index in range((keys or {}).get(name, 1))),
             enabled=True,
             on_disconnect=(on_disconnect or {}).get(name, "cancel"),
@@ -235,7 +242,11 @@ async def build_pipeline(
         models={MODEL: Model(MODEL, offers, 1000)},
     )
     upstream = MemoryUpstream(nursery, dict(scripts))
-    pool = Pool(connections_max=limits.connections_max, idle_s=limits.idle_s, connect=upstream.connect)
+    pool = Pool(
+        connections_max=limits.connections_max,
+        idle_s=limits.idle_s,
+        connect=upstream.connect if ports is None else Dialer(),
+    )
     metrics, health, drainer, records = Metrics(), Health(), Drainer(), RecordList()
     index = KeyIndex(PEPPER, {digest(PEPPER, KEY): Principal("key-1", "account-1", "tester")})
 
@@ -246,7 +257,7 @@ async def build_pipeline(
         config,
         Catalog(config),
         Runner(pool, config.timeouts, limits, wall_clock),
-        Relay(Pump(PollSet()), config.timeouts),
+        Relay(Pump(PollSet()) if pump is None else pump, config.timeouts),
         Hedger(config.race),
     )
     pipeline = Pipeline(

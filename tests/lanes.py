@@ -90,7 +90,7 @@ class OpenLane:
 
     lane: Lane
     url: str
-    certificate: Certificate
+    certificate: Certificate | None = None
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[trio.abc.Stream]:
@@ -107,6 +107,7 @@ class OpenLane:
             await trio.aclose_forcefully(raw)
 
     async def _wrap(self, raw: trio.abc.Stream) -> trio.abc.Stream:
+        assert self.certificate is not None
         context = ssl.create_default_context(cafile=self.certificate.certfile)
         wanted = "h2" if self.lane.h2 else "http/1.1"
         context.set_alpn_protocols([wanted])

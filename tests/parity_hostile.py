@@ -87,7 +87,7 @@ def framing_rows() -> list[HostileRow]:
         _bad_chunks("chunk-size-empty", CHUNKED + b"\r\n"),
         _bad_chunks("chunk-too-long", CHUNKED + b"3\r\nhello\r\n0\r\n\r\n"),
         _bad_chunks("chunk-bare-lf", CHUNKED + b"5\nhello\r\n0\r\n\r\n"),
-        _bad_chunks("chunk-extension-long", CHUNKED + b"5;" + b"x" * 20_000 + b"\r\nhello\r\n", (408, "request_timeout")),
+        _bad_chunks("chunk-extension-long", CHUNKED + b"5;" + b"x" * 1_500 + b"\r\nhello\r\n", (408, "request_timeout")),
         _bad_chunks("chunk-size-endless", CHUNKED + b"0" * 20_000, (408, "request_timeout")),
         _served("chunk-extension", CHUNKED + AS_CHUNK.replace(b"\r\n", b";a=b\r\n", 1) + b"0\r\n\r\n"),
         _served("chunk-upper", CHUNKED.replace(b"chunked", b"Chunked") + AS_CHUNK.upper()[:2] + AS_CHUNK[2:] + b"0\r\n\r\n"),

@@ -15,7 +15,9 @@ from gateway.dialects.chat_stream import DONE_FRAME
 from tests.streams import MODEL, data_of, frames_of, pieces, reference, run
 from tests.upstream import DONE, FINISH, ROLE, USAGE, WORD, frame, usage_frame
 
-QUOTING = frame({"content": 'say {"model":"up-model"} "model": "x" \n\ndata: [DONE]\n\n,"choices":[{ "finish_reason":"stop"'})
+QUOTING = frame(
+    {"content": 'say {"model":"up-model"} "model": "x" \n\ndata: [DONE]\n\n,"choices":[{ "finish_reason":"stop"'}
+)
 SPACED = WORD.replace(b'"model":"up-model"', b'"model": "up-model"')
 ALL_SPACED = b"data: " + json.dumps(json.loads(WORD[6:])).encode() + b"\n\n"
 DATED = WORD.replace(b"up-model", b"up-model-2026-08-06")
@@ -169,7 +171,9 @@ def test_what_is_no_content(quiet: bytes) -> None:
     assert heard.fault.outcome == "empty"
 
 
-@pytest.mark.parametrize("delta", [{"content": "a"}, {"reasoning_content": "a"}, {"refusal": "no"}, {"tool_calls": [{}]}])
+@pytest.mark.parametrize(
+    "delta", [{"content": "a"}, {"reasoning_content": "a"}, {"refusal": "no"}, {"tool_calls": [{}]}]
+)
 def test_what_is_content(delta: dict[str, Any]) -> None:
     assert run([frame(delta)]).chat.content_seen
 
@@ -191,7 +195,9 @@ GARBAGE = {
 }
 
 
-@pytest.mark.parametrize(("name", "outcome"), [*((n, "error_frame") for n in ERRORS), *((n, "bad_frame") for n in GARBAGE)])
+@pytest.mark.parametrize(
+    ("name", "outcome"), [*((n, "error_frame") for n in ERRORS), *((n, "bad_frame") for n in GARBAGE)]
+)
 def test_faults_are_told_and_what_came_before_is_not_lost(name: str, outcome: str) -> None:
     """The bytes the client gets before the fault do not hang on how the upstream's bytes were read."""
     before = ROLE + WORD * 3
@@ -282,7 +288,9 @@ def test_a_frame_over_the_limit_is_told() -> None:
 
 
 def test_json_over_several_data_lines_keeps_its_meaning() -> None:
-    stream = b'id: 1\ndata: {"id":"c","model":"up-model",\ndata:  "choices":[{"delta":{"content":"w"}}]}\n\n' + FINISH + DONE
+    stream = (
+        b'id: 1\ndata: {"id":"c","model":"up-model",\ndata:  "choices":[{"delta":{"content":"w"}}]}\n\n' + FINISH + DONE
+    )
     for at in range(1, len(stream)):
         first = next(frames_of(run(pieces(stream, [at])).out))
         payload = data_of(first)
@@ -298,7 +306,9 @@ def test_a_model_that_is_no_string_is_ours_all_the_same() -> None:
         assert payload == b"[DONE]" or json.loads(payload)["model"] == MODEL
 
 
-_TEXT = st.text(max_size=12) | st.sampled_from(['"model":"up-model"', "data: [DONE]\n\n", '"choices":[{', '\\"', "\u2028"])
+_TEXT = st.text(max_size=12) | st.sampled_from(
+    ['"model":"up-model"', "data: [DONE]\n\n", '"choices":[{', '\\"', "\u2028"]
+)
 _CONTENT = st.builds(lambda text: frame({"content": text or "x"}), _TEXT)
 _FRAME = st.one_of(
     _CONTENT,

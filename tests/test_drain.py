@@ -41,7 +41,10 @@ async def left(
 ) -> tuple[World, float]:
     """A call whose client leaves at `at`; the world and when the call was over for its connection."""
     world = await build_pipeline(
-        nursery, {"a": [script(*steps)]}, on_disconnect={"a": policy}, timeouts=retimed(idle_s=1000, first_content_s=500)
+        nursery,
+        {"a": [script(*steps)]},
+        on_disconnect={"a": policy},
+        timeouts=retimed(idle_s=1000, first_content_s=500),
     )
     exchange = FakeExchange(request_body(stream=stream, **more))
     nursery.start_soon(exchange.leave_at, at)
@@ -98,7 +101,9 @@ async def test_drain_usd_bounds_the_money(nursery: trio.Nursery, autojump_clock:
 
 
 @pytest.mark.parametrize("end", [Close(), Reset(), Send(b"zz\r\n"), Send(chunk(b"data: {nope\n\n"))])
-async def test_a_drain_that_breaks_settles_what_was_seen(end: Step, nursery: trio.Nursery, autojump_clock: object) -> None:
+async def test_a_drain_that_breaks_settles_what_was_seen(
+    end: Step, nursery: trio.Nursery, autojump_clock: object
+) -> None:
     world, _ = await left(nursery, Drain(60, RICH), BEGIN, *WORDS[:10], end)
     assert await settled(world) == 5
     assert world.record.completion_tokens == 6
@@ -130,9 +135,7 @@ async def test_a_drain_of_a_whole_answer(sent_bytes: int, nursery: trio.Nursery,
 
 
 async def test_a_drain_while_dialling_has_nothing_to_drain(nursery: trio.Nursery, autojump_clock: object) -> None:
-    world = await build_pipeline(
-        nursery, {"a": [script(HANG, connect_s=4)]}, on_disconnect={"a": Drain(60, RICH)}
-    )
+    world = await build_pipeline(nursery, {"a": [script(HANG, connect_s=4)]}, on_disconnect={"a": Drain(60, RICH)})
     exchange = FakeExchange(request_body(stream=True))
     nursery.start_soon(exchange.leave_at, 1.0)
     await world.pipeline.handle(exchange)
@@ -192,9 +195,15 @@ async def test_a_drain_holds_a_bounded_amount(nursery: trio.Nursery, autojump_cl
     from gateway.config import Upstream
 
     piece = b"x" * 100_000
-    raw = [Send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"), *[s for _ in range(100) for s in (Wait(1), Send(piece))]]
+    raw = [
+        Send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"),
+        *[s for _ in range(100) for s in (Wait(1), Send(piece))],
+    ]
     world = await build_pipeline(
-        nursery, {"a": [script(*raw)]}, on_disconnect={"a": Drain(60, RICH)}, limits=Upstream(answer_bytes_max=1_000_000)
+        nursery,
+        {"a": [script(*raw)]},
+        on_disconnect={"a": Drain(60, RICH)},
+        limits=Upstream(answer_bytes_max=1_000_000),
     )
     exchange = FakeExchange(request_body(stream=False))
     nursery.start_soon(exchange.leave_at, 2.5)

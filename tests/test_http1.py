@@ -22,8 +22,16 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 COMPLETE: dict[str, tuple[bytes, bytes, bool]] = {
     "length": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello", True),
     "length 0": (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"", True),
-    "chunked": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n", b"hello", True),
-    "trailers": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nRetry-After: 9\r\n\r\n", b"x", True),
+    "chunked": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n",
+        b"hello",
+        True,
+    ),
+    "trailers": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nRetry-After: 9\r\n\r\n",
+        b"x",
+        True,
+    ),
     "closing": (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi", b"hi", False),
     "1.0": (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", b"hi", False),
     "1.0 keep-alive": (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi", b"hi", True),
@@ -50,7 +58,12 @@ def feed(parts: list[bytes]) -> tuple[ResponseReader, bytes]:
 def splits(data: bytes) -> list[list[bytes]]:
     points = range(1, len(data))
     pairs = combinations(range(1, len(data), 3), 2)
-    return [[data], [bytes([b]) for b in data], *(pieces(data, [p]) for p in points), *(pieces(data, pair) for pair in pairs)]
+    return [
+        [data],
+        [bytes([b]) for b in data],
+        *(pieces(data, [p]) for p in points),
+        *(pieces(data, pair) for pair in pairs),
+    ]
 
 
 @pytest.mark.parametrize("name", COMPLETE)
@@ -99,7 +112,14 @@ def test_headers_that_matter() -> None:
 @pytest.mark.parametrize("name", ["length", "length 0", "chunked", "204", "interim"])
 @pytest.mark.parametrize(
     "stray",
-    [b"x", b"HT", b"HTTP/1.1 500 Bad\r\ncontent-length: 4\r\n\r\nevil", b"HTTP/1.1 200 OK\r\n", b"garbage\r\n\r\n", b"\x00"],
+    [
+        b"x",
+        b"HT",
+        b"HTTP/1.1 500 Bad\r\ncontent-length: 4\r\n\r\nevil",
+        b"HTTP/1.1 200 OK\r\n",
+        b"garbage\r\n\r\n",
+        b"\x00",
+    ],
 )
 def test_stray_bytes_after_the_end_never_reach_anyone(name: str, stray: bytes) -> None:
     """In the same read or a later one: the answer stands as it was, and the connection is not used again."""
@@ -209,7 +229,9 @@ def test_retry_after(value: bytes, seconds: float | None) -> None:
 @given(
     st.binary(max_size=30)
     | st.lists(
-        st.sampled_from(["Mon,", "01", "Jan", "1", "0000", "9999", "99999", "00:00:00", "24:61:00", "GMT", "-9999", "+2400", ""]),
+        st.sampled_from(
+            ["Mon,", "01", "Jan", "1", "0000", "9999", "99999", "00:00:00", "24:61:00", "GMT", "-9999", "+2400", ""]
+        ),
         max_size=7,
     ).map(lambda words: " ".join(words).encode())
 )

@@ -47,7 +47,9 @@ def test_model_span(text: bytes, value: bytes | None) -> None:
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=6) | st.sampled_from(['"model":"x"', "model"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", "a", "b"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", "a", "b"]), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -73,7 +75,8 @@ def test_generated_objects_agree_with_a_walk(
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"7", b"{", b'{"a":1', b'{"a":"\xff"}', b'{"a":' + b"[" * 100_000, b'{"a":1} x', b"\xef\xbb\xbf{}"]
+    "text",
+    [b"", b"[]", b"7", b"{", b'{"a":1', b'{"a":"\xff"}', b'{"a":' + b"[" * 100_000, b'{"a":1} x', b"\xef\xbb\xbf{}"],
 )
 def test_top_level_refuses(text: bytes) -> None:
     with pytest.raises(ValueError):
@@ -119,7 +122,9 @@ def test_answers_that_are_none(body: bytes, outcome: str) -> None:
     assert caught.value.outcome == outcome
 
 
-@pytest.mark.parametrize("usage", [b"7", b"null", b"[1]", b'{"prompt_tokens":1e999}', b'{"prompt_tokens":1' + b"0" * 400 + b"}"])
+@pytest.mark.parametrize(
+    "usage", [b"7", b"null", b"[1]", b'{"prompt_tokens":1e999}', b'{"prompt_tokens":1' + b"0" * 400 + b"}"]
+)
 def test_an_odd_usage_is_no_fault(usage: bytes) -> None:
     answer = read_answer(b'{"choices":[{}],"usage":' + usage + b"}", MODEL)
     assert answer.usage is None

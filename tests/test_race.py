@@ -81,7 +81,11 @@ STREAM_FAULTS: dict[str, tuple[Script, str, float]] = {
     "not a stream": (OK_WHOLE, "not_a_stream", 0),
     "html": (script(Send(head(200, "content-length: 6", kind="text/html") + b"<html>")), "bad_json", 0),
     "first frame is an error": (script(Send(streamed(b'data: {"error":{"code":503}}\n\n'))), "error_frame", 0),
-    "event: error": (script(Send(SSE_HEAD + chunk(ROLE) + chunk(b'event: error\ndata: {"a":1}\n\n'))), "error_frame", 0),
+    "event: error": (
+        script(Send(SSE_HEAD + chunk(ROLE) + chunk(b'event: error\ndata: {"a":1}\n\n'))),
+        "error_frame",
+        0,
+    ),
     "garbage frame": (script(Send(SSE_HEAD + chunk(b"data: {nope\n\n"))), "bad_frame", 0),
     "empty stream": (script(Send(streamed())), "empty", 0),
     "only done": (script(Send(streamed(DONE))), "empty", 0),
@@ -132,7 +136,16 @@ async def test_the_second_starts_when_the_first_fails(
     assert (record.prompt_tokens, record.completion_tokens) == (3, 2)
 
 
-LEFT_OPEN = {"slow to say no", "redirect", "error in 200", "not a stream", "html", "empty stream", "empty body", "no choices"}
+LEFT_OPEN = {
+    "slow to say no",
+    "redirect",
+    "error in 200",
+    "not a stream",
+    "html",
+    "empty stream",
+    "empty body",
+    "no choices",
+}
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -163,7 +176,9 @@ async def test_a_key_failure_goes_to_the_next_key(code: int, nursery: trio.Nurse
 
 
 @pytest.mark.parametrize("code", [404, 408, 500, 502, 503, 529])
-async def test_a_provider_failure_skips_its_other_keys(code: int, nursery: trio.Nursery, autojump_clock: object) -> None:
+async def test_a_provider_failure_skips_its_other_keys(
+    code: int, nursery: trio.Nursery, autojump_clock: object
+) -> None:
     world = await build_pipeline(nursery, {"a": [status(code)], "b": [OK]}, keys={"a": 3})
     assert (await world.call()).status == 200
     assert world.outcomes() == [("a", f"status_{code}"), ("b", "won")]
@@ -231,7 +246,9 @@ async def test_retry_after_as_a_date(nursery: trio.Nursery, autojump_clock: obje
     assert (exchange.status, exchange.answer_headers[b"retry-after"]) == (503, b"12")
 
 
-async def test_what_was_held_back_is_sent_in_order_with_the_commit(nursery: trio.Nursery, autojump_clock: object) -> None:
+async def test_what_was_held_back_is_sent_in_order_with_the_commit(
+    nursery: trio.Nursery, autojump_clock: object
+) -> None:
     parts = [Send(SSE_HEAD + COMMENT), Wait(1), Send(chunk(ROLE)), Wait(1), Send(chunk(WORD)), Wait(1)]
     world = await build_pipeline(nursery, {"a": [script(*parts, Send(chunk(FINISH) + chunk(DONE) + LAST_CHUNK))]})
     exchange = await world.call()
@@ -242,7 +259,9 @@ async def test_what_was_held_back_is_sent_in_order_with_the_commit(nursery: trio
 
 async def test_frames_held_back_have_a_bound(nursery: trio.Nursery, autojump_clock: object) -> None:
     world = await build_pipeline(
-        nursery, {"a": [script(Send(SSE_HEAD + chunk(ROLE) * 100))], "b": [OK]}, limits=Upstream(stream_frame_bytes_max=1000)
+        nursery,
+        {"a": [script(Send(SSE_HEAD + chunk(ROLE) * 100))], "b": [OK]},
+        limits=Upstream(stream_frame_bytes_max=1000),
     )
     assert (await world.call()).status == 200
     assert world.outcomes()[0] == ("a", "frame_too_large")
@@ -409,7 +428,10 @@ async def test_hedging_is_off_as_shipped(nursery: trio.Nursery, autojump_clock: 
 async def test_the_adaptive_delay_is_the_p90_seen(nursery: trio.Nursery, autojump_clock: object) -> None:
     quick = [after((n * 7 % 16 + 1) / 8, Send(GOOD_STREAM), Close()) for n in range(16)]
     world = await build_pipeline(
-        nursery, {"a": [*quick, script(HANG)], "b": [OK]}, timeouts=TIMES, race=Race(hedge="adaptive", hedge_delay_s=7.0)
+        nursery,
+        {"a": [*quick, script(HANG)], "b": [OK]},
+        timeouts=TIMES,
+        race=Race(hedge="adaptive", hedge_delay_s=7.0),
     )
     for _ in range(16):
         await world.call()
@@ -475,7 +497,9 @@ async def test_one_probe_at_a_time(nursery: trio.Nursery, autojump_clock: object
     assert [name for name, when in world.upstream.times() if when == OPEN_S].count("a") == 1
 
 
-async def test_a_probe_that_is_abandoned_lets_the_next_one_through(nursery: trio.Nursery, autojump_clock: object) -> None:
+async def test_a_probe_that_is_abandoned_lets_the_next_one_through(
+    nursery: trio.Nursery, autojump_clock: object
+) -> None:
     world = await build_pipeline(nursery, {"a": [REFUSE] * 5 + [script(HANG), OK]})
     await failing_calls(world, 5)
     await trio.sleep(OPEN_S)

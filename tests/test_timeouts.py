@@ -230,7 +230,9 @@ async def test_no_done_but_a_finish(nursery: trio.Nursery, autojump_clock: objec
 
 async def test_extra_blank_lines_do_no_harm(nursery: trio.Nursery, autojump_clock: object) -> None:
     world, exchange = await stream(nursery, BEGIN, Wait(1), Send(chunk(WORD + b"\n")), Wait(1), END)
-    assert [frame.strip() for frame in exchange.frames()] == [f.strip() for f in map(ours, (ROLE, WORD, WORD, FINISH, DONE))]
+    assert [frame.strip() for frame in exchange.frames()] == [
+        f.strip() for f in map(ours, (ROLE, WORD, WORD, FINISH, DONE))
+    ]
     assert world.record.ended == "complete"
 
 

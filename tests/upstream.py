@@ -323,12 +323,19 @@ class MemoryUpstream:
 
 
 class SocketPeer:
-    """The provider's end of a TCP connection."""
+    """The provider's end of a TCP connection. `listen` reads for it, and sees the gateway leave at whatever step."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._raw = b""
+        self._changed = trio.lowlevel.ParkingLot()
         self.sent_bytes = 0
+
+    async def listen(self, scope: trio.CancelScope) -> None:
+        while data := await self._stream.receive_some():
+            self._raw += data
+            self._changed.unpark_all()
+        scope.cancel()
 
     async def send(self, data: bytes) -> None:
         await self._stream.send_all(data)
@@ -336,10 +343,7 @@ class SocketPeer:
 
     async def request(self) -> bytes:
         while (size := _request_bytes(self._raw)) is None:
-            data = await self._stream.receive_some()
-            if not data:
-                raise trio.BrokenResourceError
-            self._raw += data
+            await self._changed.park()
         request, self._raw = self._raw[:size], self._raw[size:]
         return request
 
@@ -376,19 +380,14 @@ class SocketUpstream:
         self.peers.append(peer)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, stream, peer, nursery.cancel_scope)
-                await play(chosen.steps[1:], peer)
+                nursery.start_soon(peer.listen, nursery.cancel_scope)
+                await play(chosen.steps, peer)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             pass
         finally:
+            stream.socket.close()
             self.open -= 1
             self.left.set()
-
-    async def _watch(self, stream: trio.SocketStream, peer: SocketPeer, scope: trio.CancelScope) -> None:
-        """See the gateway close the connection at whatever step the script is."""
-        while await stream.receive_some():
-            pass
-        scope.cancel()
 
 
 async def _serve_tcp(

@@ -67,6 +67,8 @@ class Call:
     usage: Usage | None = None
     finish_reason: str | None = None
     deltas: int = 0
+    chunk_id: str = ""
+    chunk_created: int = 0
     first_content_at: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
