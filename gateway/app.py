@@ -87,7 +87,7 @@ class App:
         self._metrics = Metrics()
         self._pollset = PollSet()
         self._pump = Pump(self._pollset)
-        self._drainer = Drainer()
+        self._drainer = Drainer(config.upstream.answer_bytes_max)
         self._stop = trio.Event()
         limits = config.upstream
         self._pool = Pool(connections_max=limits.connections_max, idle_s=limits.idle_s, connect=Dialer())

@@ -22,7 +22,8 @@ DRAINS_MAX: Final = 256
 class Drainer:
     """`run` is its service task; `take` hands an answer over."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer_bytes_max: int) -> None:
+        self._answer_bytes_max = answer_bytes_max
         self._nursery: trio.Nursery | None = None
         self._count = 0
 
@@ -53,7 +54,7 @@ class Drainer:
                 if answer.chat is not None:
                     await _read_stream(answer, policy)
                 else:
-                    await _read_whole(answer, model)
+                    await _read_whole(answer, model, self._answer_bytes_max)
         except (StreamFault, BadResponse):
             pass  # what was seen until then is what is settled
         finally:
@@ -71,10 +72,11 @@ async def _read_stream(answer: Answer, policy: Drain) -> None:
         await trio.lowlevel.checkpoint()
 
 
-async def _read_whole(answer: Answer, model: str) -> None:
-    parts = []
-    while not answer.reader.complete:
+async def _read_whole(answer: Answer, model: str, bytes_max: int) -> None:
+    parts, size = answer.parts, 0
+    while not answer.reader.complete and size <= bytes_max:
         parts.append(answer.reader.feed(await answer.receive()))
+        size += len(parts[-1])
         await trio.lowlevel.checkpoint()
     if answer.reader.status == 200:
         answer.whole = read_answer(b"".join(parts), model)

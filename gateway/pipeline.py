@@ -163,7 +163,6 @@ class Pipeline:
             call.ended = "client_gone"
         except ClientStalled:
             call.ended = "client_stalled"
-            exchange.gone = True
         except StreamFault as fault:
             call.ended = f"upstream_{fault.outcome}"
             return StreamBroken("the provider broke off its answer; what came before it is incomplete")
@@ -233,11 +232,14 @@ class Pipeline:
         live.committed = True
         try:
             if answer.whole is not None:
-                await exchange.reply(200, [JSON, *headers], answer.whole.body)
+                with trio.move_on_after(snapshot.config.timeouts.client_stall_s) as scope:
+                    await exchange.reply(200, [JSON, *headers], answer.whole.body)
+                if scope.cancelled_caught:
+                    raise ClientStalled
                 call.bytes_out = len(answer.whole.body)
             else:
                 call.bytes_out = await snapshot.relay.carry(answer, exchange, 200, [*SSE, *headers])
-        except ClientGone:
+        except (ClientGone, ClientStalled):
             exchange.gone = True
             raise
 

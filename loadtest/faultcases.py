@@ -2,7 +2,8 @@
 
 `TAKEOVER`  the fault shows before the first content: the next provider answers; when both are faulty, a typed error
 `BROKEN`    it shows after the first content: an error event, no `[DONE]`, no other provider asked, and the text sent
-            so far is the start of the faulty provider's own
+            so far is the start of the faulty provider's own. (When one read brought content and fault together, nothing
+            was sent yet: then what is right for `TAKEOVER` is right, whole text and all.)
 `HARMLESS`  the answer is good, if oddly put: the caller gets the first provider's whole text
 `REFUSAL`   the provider says that the request is at fault: the same status as a typed error, no other provider asked
 `LEFT`      the client goes away: the call ends as `client_gone`, and nothing of it stays open
@@ -29,9 +30,9 @@ UNREACHABLE = "unreachable"  # the one fault that is no answer of the simulator'
 CLIENT_LEAVES = "client_leaves"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Fault:
-    """One row. `name` is the simulator's; `*_params` are those of its parameters that each kind of call sends."""
+    """One row, equal to itself alone. `name` is the simulator's; `*_params` are those of its parameters that each kind of call sends."""
 
     label: str
     name: str
@@ -75,7 +76,8 @@ FAULTS: tuple[Fault, ...] = (
     _both("redirect_302", _T, label="302 to elsewhere"),
     _both("empty", _T, label="200 without a body"),
     _both("gzip", _T, label="gzip, not asked"),
-    _both("info_1xx", _H, label="100 times 103 Early Hints"),
+    _both("info_1xx", _H, label="103 Early Hints 3 times", after=3.0),
+    _both("info_1xx", _T, label="a flood of 103 Early Hints"),
     Fault("cut in the first frame", "cut", _T, _T, {"after": 100.0}, {"after": 100.0}),
     Fault("cut after content", "cut", _B, _T, {"after": 2000.0}, {"after": 200.0}),
     Fault("stall after the role frame", "stall", _T, _T, {"after": 1.0}, {}),

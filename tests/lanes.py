@@ -77,9 +77,7 @@ def make_certificate(folder: Path) -> Certificate:
     made = Certificate(folder / "cert.pem", folder / "key.pem")
     made.certfile.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     made.keyfile.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return made
 

@@ -13,7 +13,6 @@ PARAMETERS: dict[str, dict[str, object]] = {
     "slow": {"seconds": 60},
     "info_1xx": {"after": 8},
 }
-CUT_STREAM = {"after": 900}  # past the first token, before the end
 BUSY = ("hang", "hang_headers", "slow", "status_429", "status_503")
 PASSED_ON = {"status_400": 400, "status_409": 409, "status_413": 413, "status_422": 422}
 NO_ANSWER = ("refuse", "error_in_200", "html_200", "redirect_302", "empty", "gzip")
@@ -36,7 +35,9 @@ def _row(fault: str, *, stream: bool) -> Row:
 
 
 def _parameters(fault: str, *, stream: bool) -> dict[str, object]:
-    return dict(CUT_STREAM) if fault == "cut" and stream else PARAMETERS.get(fault, {})
+    if fault == "cut":
+        return {"after": 900 if stream else 200}  # past the first token of a stream, before the end of either
+    return PARAMETERS.get(fault, {})
 
 
 def _outcome(fault: str, *, stream: bool) -> tuple[int, str | None, bool | None]:

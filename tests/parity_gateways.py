@@ -17,15 +17,15 @@ from tests.process import GatewayProcess, ServerProcess
 
 WAIT_S = 4  # for a provider that does not answer; long against the time a busy machine takes to answer
 HEAD_S = 1  # for a head to arrive
-BODY_S = 3
-PACE_S = "0.2"  # between the tokens of the paced provider
+BODY_S = 3  # for a body, in the table where that is waited for
+PACE_S = "1"  # between the tokens of the paced provider
 
 CONFIG = f"""
 [server]
 bind = ["127.0.0.1:0"]
 inference_body_bytes_max = {BODY_BYTES_MAX}
 header_s = {HEAD_S}
-body_s = {BODY_S}
+body_s = BODY
 grace_s = 1
 
 [timeouts]
@@ -88,10 +88,11 @@ class Upstreams:
     closed_port: int
 
 
-def config_text(lane: Lane, where: Upstreams, certificate: Certificate) -> str:
+def config_text(lane: Lane, where: Upstreams, certificate: Certificate, *, body_s: int) -> str:
     """The whole configuration of a lane's gateway."""
     server = lane.server_toml.replace("CERT", str(certificate.certfile)).replace("KEY", str(certificate.keyfile))
     common = CONFIG.replace("CLOSED", str(where.closed_port)).replace("SIM", where.sim)
+    common = common.replace("body_s = BODY", f"body_s = {body_s}")
     common = common.replace("grace_s = 1", f"grace_s = 1\n{server}")
     models = [
         _model("sim/words", ("sim", "words")),
@@ -128,7 +129,7 @@ def run_gateways(folder: Path, *, h1_only: bool = False) -> Iterator[Gateways]:
         processes = []
         for lane in chosen:
             config = folder / f"{lane.name}.toml"
-            config.write_text(config_text(lane, where, certificate))
+            config.write_text(config_text(lane, where, certificate, body_s=BODY_S if h1_only else 60))
             processes.append(GatewayProcess(config, folder / lane.name, folder, name=lane.name))
         key, revoked = _make_keys(processes)
         for process in processes:

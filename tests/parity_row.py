@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tests.wire import Ask
 
@@ -50,10 +51,10 @@ def dumps(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-def raw(name: str, body: bytes | None, status: int, code: str | None = None, **expected: object) -> Row:
+def raw(name: str, body: bytes | None, status: int, code: str | None = None, **expected: Any) -> Row:
     """A row of POST chat completions with any body."""
     row = Row(name, Ask("POST", CHAT, (AUTH, JSON_TYPE), body), status, code)
-    return replace(row, **expected)  # type: ignore[arg-type]  # the fields of Row, checked when the table is made
+    return replace(row, **expected)
 
 
 def bad(name: str, body: object) -> Row:
@@ -61,10 +62,10 @@ def bad(name: str, body: object) -> Row:
     return raw(name, body if isinstance(body, bytes) else dumps(body), 400, "invalid_request")
 
 
-def chat(name: str, fields: dict[str, object] | None = None, status: int = 200, **expected: object) -> Row:
+def chat(name: str, fields: dict[str, object] | None = None, status: int = 200, **expected: Any) -> Row:
     """A row of a chat call to the echoing model; `fields` come on top, and replace."""
     body = dumps({"model": ECHO, "messages": MESSAGES} | (fields or {}))
-    return replace(raw(name, body, status), **expected)  # type: ignore[arg-type]
+    return replace(raw(name, body, status), **expected)
 
 
 def bad_field(name: str, fields: dict[str, object]) -> Row:
@@ -72,12 +73,12 @@ def bad_field(name: str, fields: dict[str, object]) -> Row:
     return chat(name, fields, 400, code="invalid_request")
 
 
-def with_headers(row: Row, name: str, *headers: tuple[bytes, bytes], **expected: object) -> Row:
+def with_headers(row: Row, name: str, *headers: tuple[bytes, bytes], **expected: Any) -> Row:
     """The same request with other headers, its key among them only when given."""
-    return replace(row, name=name, ask=replace(row.ask, headers=headers), **expected)  # type: ignore[arg-type]
+    return replace(row, name=name, ask=replace(row.ask, headers=headers), **expected)
 
 
-def at(row: Row, name: str, *, method: str | None = None, path: str | None = None, **expected: object) -> Row:
+def at(row: Row, name: str, *, method: str | None = None, path: str | None = None, **expected: Any) -> Row:
     """The same request with another method or path."""
     ask = replace(row.ask, method=method or row.ask.method, path=path or row.ask.path)
-    return replace(row, name=name, ask=ask, **expected)  # type: ignore[arg-type]
+    return replace(row, name=name, ask=ask, **expected)

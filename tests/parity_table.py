@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from gateway.edge.head import HEADER_LINES_MAX
 from tests.parity_faults import FAULT_ROWS
@@ -38,12 +40,13 @@ def good_rows() -> list[Row]:
     usage = {"stream": True, "stream_options": {"include_usage": True}}
     parts = [{"role": "user", "content": [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]}]
     talk = [{"role": "system", "content": "Be brief."}, *MESSAGES, {"role": "assistant", "content": "Yes?"}, *MESSAGES]
-    unicode = [{"role": "user", "content": "naïve 東京 👩\u200d🚀 \u2028 ‮ \x7f"}]
+    unicode = [{"role": "user", "content": "naïve 東京 👩\u200d🚀 \u2028 \u202e \x7f"}]
     return [
         chat("good-whole", contains=(b'"Hi there"', b'"model":"sim/echo"', b'"usage"')),
         chat("good-stream", STREAM, done=True, contains=(b'"model":"sim/echo"',), lacks=(b'"usage":{',)),
         chat("good-stream-usage", usage, done=True, contains=(b'"usage":{"prompt_tokens"',)),
-        chat("good-stream-usage-false", usage | {"stream_options": {"include_usage": False}}, done=True, lacks=(b'"usage":{',)),
+        chat("good-stream-usage-false", usage | {"stream_options": {"include_usage": False}}, done=True,
+            lacks=(b'"usage":{',)),
         chat("good-stream-options-null", usage | {"stream_options": None}, done=True, lacks=(b'"usage":{',)),
         chat("good-stream-options-empty", usage | {"stream_options": {}}, done=True, lacks=(b'"usage":{',)),
         chat("good-stream-null", {"stream": None}, contains=(b'"chat.completion"',)),
@@ -59,7 +62,8 @@ def good_rows() -> list[Row]:
         chat("good-n-2", {"n": 2}, contains=(b'"index":1',)),
         chat("good-n-2-stream", {"n": 2, "stream": True}, done=True, contains=(b'"index":1',)),
         chat("good-alias", {"model": "echo-alias"}, contains=(b'"model":"sim/echo"',)),
-        chat("good-alias-stream", {"model": "echo-alias", "stream": True}, done=True, contains=(b'"model":"sim/echo"',)),
+        chat("good-alias-stream", {"model": "echo-alias", "stream": True}, done=True,
+            contains=(b'"model":"sim/echo"',)),
         chat("good-stop", {"stop": " there"}, lacks=(b'Hi there"',)),
         chat("good-max-tokens", {"model": "sim/words", "max_tokens": 2}, contains=(b'"finish_reason":"length"',)),
         chat("good-max-completion-tokens", {"model": "sim/words", "max_completion_tokens": 2},
@@ -129,7 +133,8 @@ def _header_rows() -> list[Row]:
 
 def auth_rows() -> list[Row]:
     """Keys in all their places."""
-    right, no = b"{key}", {"status": 401, "code": "invalid_api_key", "header": (("www-authenticate", "Bearer"),)}
+    right = b"{key}"
+    no: dict[str, Any] = {"status": 401, "code": "invalid_api_key", "header": (("www-authenticate", "Bearer"),)}
     wrong = b"sk-gw-v1-" + b"0" * 40
 
     def none(name: str, *headers: tuple[bytes, bytes]) -> Row:
@@ -173,7 +178,8 @@ def json_rows() -> list[Row]:
         bad("json-empty", b""), raw("json-no-body", None, 400, "invalid_request"),
         bad("json-space", b"  \n"), bad("json-null", b"null"), bad("json-array", b"[]"), bad("json-string", b'"x"'),
         bad("json-number", b"7"), bad("json-empty-object", {}), bad("json-truncated", HI_BODY[:-1]),
-        bad("json-trailing", HI_BODY + b"x"), bad("json-two", HI_BODY + HI_BODY), bad("json-comma", HI_BODY[:-1] + b",}"),
+        bad("json-trailing", HI_BODY + b"x"), bad("json-two", HI_BODY + HI_BODY), bad("json-comma",
+            HI_BODY[:-1] + b",}"),
         bad("json-comment", b"/* */" + HI_BODY), bad("json-single-quotes", HI_BODY.replace(b'"', b"'")),
         bad("json-nul", HI_BODY + b"\x00"), bad("json-bom", b"\xef\xbb\xbf" + HI_BODY),
         bad("json-utf-16", HI_BODY.decode().encode("utf-16")), bad("json-utf-32", HI_BODY.decode().encode("utf-32")),
@@ -208,17 +214,20 @@ def field_rows() -> list[Row]:
         "list": [5], "fraction": 1.5,
     }  # fmt: skip
     rows = [bad_field(f"max-tokens-{name}", {"max_tokens": value}) for name, value in limits.items()]
-    rows += [bad_field(f"max-completion-tokens-{name}", {"max_completion_tokens": limits[name]}) for name in ("zero", "true")]
-    rows += [bad_field(f"stream-{name}", {"stream": value}) for name, value in
-             {"yes": "yes", "one": 1, "zero": 0, "list": [], "object": {}}.items()]  # fmt: skip
-    rows += [bad_field(f"stream-options-{name}", stream | {"stream_options": value}) for name, value in
-             {"string": "x", "list": [], "true": True, "usage-string": {"include_usage": "yes"},
-              "usage-1": {"include_usage": 1}}.items()]  # fmt: skip
-    rows += [bad_field(f"messages-{name}", {"messages": value}) for name, value in
-             {"null": None, "empty": [], "string": "Hi", "object": {}, "number": 1, "true": True}.items()]  # fmt: skip
-    rows += [bad_field(f"model-{name}", {"model": value}) for name, value in
-             {"null": None, "empty": "", "number": 7, "list": [ECHO], "object": {"id": ECHO}, "bare": "echo",
-              "bare-control": "a\x00b\r\nx: y"}.items()]  # fmt: skip
+    rows += [
+        bad_field(f"max-completion-tokens-{name}", {"max_completion_tokens": limits[name]}) for name in ("zero", "true")
+    ]
+    wrong: dict[str, dict[str, object]] = {
+        "stream": {"yes": "yes", "one": 1, "zero": 0, "list": [], "object": {}},
+        "messages": {"null": None, "empty": [], "string": "Hi", "object": {}, "number": 1, "true": True},
+        "model": {"null": None, "empty": "", "number": 7, "list": [ECHO], "object": {"id": ECHO}, "bare": "echo",
+                  "bare-control": "a\x00b\r\nx: y"},
+        "stream_options": {"string": "x", "list": [], "true": True, "usage-string": {"include_usage": "yes"},
+                           "usage-1": {"include_usage": 1}},
+    }  # fmt: skip
+    for field, values in wrong.items():
+        asked = stream if field == "stream_options" else {}
+        rows += [bad_field(f"{field}-{name}", asked | {field: value}) for name, value in values.items()]
     unknown = {"unknown": "no/such", "long": "a/" + "b" * 100_000, "control": "a/\x00\r\nx-injected: 1\x1b[31m",
                "case": "SIM/ECHO", "space": " sim/echo", "two-slashes": "sim/echo/x", "unicode": "sim/échō",
                "path": "../../etc/passwd"}  # fmt: skip
@@ -242,10 +251,13 @@ def field_rows() -> list[Row]:
 
 def route_rows() -> list[Row]:
     """Methods and paths."""
-    def no_body(name: str, method: str, path: str, status: int = 200, code: str | None = None, **expected: object) -> Row:
+
+    def no_body(
+        name: str, method: str, path: str, status: int = 200, code: str | None = None, **expected: object
+    ) -> Row:
         return replace(Row(name, Ask(method, path, (AUTH,)), status, code), **expected)  # type: ignore[arg-type]
 
-    post_only = {"status": 405, "code": "method_not_allowed", "header": (("allow", "POST"),)}
+    post_only: dict[str, Any] = {"status": 405, "code": "method_not_allowed", "header": (("allow", "POST"),)}
     rows = [no_body(f"method-{method.lower()}", method, CHAT, **post_only) for method in
             ("GET", "DELETE", "OPTIONS")]  # fmt: skip
     rows += [at(HI, f"method-{method.lower()}", method=method, **post_only) for method in ("PUT", "PATCH")]
@@ -258,14 +270,17 @@ def route_rows() -> list[Row]:
              "bad-escape": "/v1/chat/completions%zz", "admin": "/admin", "v2": "/v2/chat/completions",
              "bad-utf-8": "/v1/%ff%fe"}  # fmt: skip
     rows += [at(HI, f"path-{name}", path=path, status=404, code="not_found") for name, path in paths.items()]
-    rows += [no_body(f"path-get-{name}", "GET", paths[name], 404, "not_found") for name in ("other", "root", "bad-utf-8")]
+    rows += [
+        no_body(f"path-get-{name}", "GET", paths[name], 404, "not_found") for name in ("other", "root", "bad-utf-8")
+    ]
     return rows + _model_rows(no_body) + _state_rows(no_body)
 
 
-def _model_rows(no_body: object) -> list[Row]:
-    assert callable(no_body)
+def _model_rows(no_body: Callable[..., Row]) -> list[Row]:
     rows: list[Row] = [
-        no_body("models", "GET", "/v1/models", contains=(b'"object":"list"', b'"id":"sim/echo"'), lacks=(b"off/model",)),
+        no_body(
+            "models", "GET", "/v1/models", contains=(b'"object":"list"', b'"id":"sim/echo"'), lacks=(b"off/model",)
+        ),
         no_body("models-api", "GET", "/api/v1/models", contains=(b'"id":"sim/echo"',)),
         no_body("models-query", "GET", "/v1/models?limit=1", contains=(b'"id":"sim/echo"',)),
         no_body("models-one", "GET", "/v1/models/sim/echo", contains=(b'"id":"sim/echo"',)),
@@ -294,8 +309,7 @@ def _model_rows(no_body: object) -> list[Row]:
     ]
 
 
-def _state_rows(no_body: object) -> list[Row]:
-    assert callable(no_body)
+def _state_rows(no_body: Callable[..., Row]) -> list[Row]:
     return [
         no_body("health", "GET", "/health", contains=(b'"ok"',)),
         with_headers(no_body("h", "GET", "/health"), "health-no-key", contains=(b'"ok"',)),
@@ -313,13 +327,13 @@ def _state_rows(no_body: object) -> list[Row]:
 def size_rows() -> list[Row]:
     """Bodies at and over the limit."""
     padding = BODY_BYTES_MAX - len(HI_BODY)
-    over = {"status": 413, "code": "payload_too_large"}
+    over: dict[str, Any] = {"status": 413, "code": "payload_too_large"}
     chunks = (b"x" * 100_000,) * (BODY_BYTES_MAX // 100_000) + (b"x",)
     return [
         raw("size-at-limit", HI_BODY + b" " * padding, 200, contains=(b"Hi there",)),
-        raw("size-over-limit", HI_BODY + b" " * (padding + 1), **over),  # type: ignore[arg-type]
-        raw("size-far-over", b"x" * (BODY_BYTES_MAX * 3), **over),  # type: ignore[arg-type]
-        replace(HI, name="size-over-chunked", ask=Ask("POST", CHAT, (AUTH,), None, chunks), **over),  # type: ignore[arg-type]
+        raw("size-over-limit", HI_BODY + b" " * (padding + 1), **over),
+        raw("size-far-over", b"x" * (BODY_BYTES_MAX * 3), **over),
+        replace(HI, name="size-over-chunked", ask=Ask("POST", CHAT, (AUTH,), None, chunks), **over),
     ]
 
 

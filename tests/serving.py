@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +108,17 @@ def rows(process: GatewayProcess) -> list[dict[str, Any]]:
         return [dict(row) for row in database.execute("SELECT * FROM calls ORDER BY started_at")]
 
 
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait in a thread until the condition holds, for `SOON_S` at most."""
+    await trio.to_thread.run_sync(lambda: wait_until(condition, within_s=SOON_S, what=what))
+
+
 async def wait_rows(process: GatewayProcess, count: int) -> list[dict[str, Any]]:
     """The records once there are at least so many."""
-    what = f"{count} records"
-    await trio.to_thread.run_sync(
-        lambda: wait_until(lambda: len(rows(process)) >= count, within_s=SOON_S, what=what)
-    )
+    await until(lambda: len(rows(process)) >= count, f"{count} records")
     return rows(process)
 
 
 async def wait_stderr(process: GatewayProcess, text: str) -> None:
     """Wait until the process has said so on standard error."""
-    await trio.to_thread.run_sync(
-        lambda: wait_until(lambda: text in process.stderr(), within_s=SOON_S, what=f"{text!r} on stderr")
-    )
+    await until(lambda: text in process.stderr(), f"{text!r} on stderr")

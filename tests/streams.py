@@ -117,9 +117,9 @@ def run(parts: Iterable[bytes], *, keep_usage: bool = True, frame_bytes_max: int
     fault = None
     try:
         for part in parts:
-            outs.append(chat.feed(part))
+            outs += [chat.feed(part)]
         outs.append(chat.end())
     except StreamFault as exc:
         fault = exc
-        outs.append(exc.before)
+        outs.append(getattr(exc, "before", b""))
     return Heard(b"".join(outs), fault, chat, outs)

@@ -56,7 +56,7 @@ class Case:
 
     scripts: Mapping[str, Sequence[Script]]
     stream: bool = True
-    race: Race = Race()
+    race: Race | None = None
     on_disconnect: Mapping[str, OnDisconnect] | None = None
 
 

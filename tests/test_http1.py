@@ -176,8 +176,8 @@ def test_a_large_body_does_not_count_as_head() -> None:
 @given(
     st.lists(
         st.sampled_from(
-            [b"HTTP/1.1 200 OK\r\n", b"content-length: 3\r\n", b"transfer-encoding: chunked\r\n", b"\r\n", b"3\r\nabc\r\n",
-             b"0\r\n\r\n", b"abc", b"HTTP/1.1 100 C\r\n\r\n", b"connection: close\r\n"]
+            [b"HTTP/1.1 200 OK\r\n", b"content-length: 3\r\n", b"transfer-encoding: chunked\r\n", b"\r\n",
+             b"3\r\nabc\r\n", b"0\r\n\r\n", b"abc", b"HTTP/1.1 100 C\r\n\r\n", b"connection: close\r\n"]
         ) | st.binary(max_size=4),
         max_size=8,
     ),

@@ -51,9 +51,16 @@ def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateways]:
 @pytest.fixture(scope="module")
 def run(gateways: Gateways, request: pytest.FixtureRequest) -> Run:
     """The answers to the rows that this session has collected."""
-    chosen = [item.callspec.params["row"] for item in request.session.items if _has_row(item)]
+    chosen = [_row_of(item) for item in request.session.items if _has_row(item)]
     answers = trio.run(_run_all, gateways, list(dict.fromkeys(chosen)))
     return Run(answers, tuple(lane.lane.name for lane in gateways.lanes))
+
+
+def _row_of(item: pytest.Item) -> Row:
+    assert isinstance(item, pytest.Function)
+    row = item.callspec.params["row"]
+    assert isinstance(row, Row)
+    return row
 
 
 def _has_row(item: pytest.Item) -> bool:

@@ -1,4 +1,4 @@
-"""What only HTTP/1.1 can say, over the express lane, Hypercorn's own HTTP/1.1 and TLS: the same answer, the same close."""
+"""What only HTTP/1.1 can say, on each lane of it: the same answer, the same close."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateways]:
 @pytest.fixture(scope="module")
 def heard(gateways: Gateways, request: pytest.FixtureRequest) -> dict[tuple[str, str], Heard]:
     """What was heard of the rows that this session has collected, all run at once."""
-    chosen = [item.callspec.params["row"] for item in request.session.items if _has_row(item)]
+    chosen = [_row_of(item) for item in request.session.items if _has_row(item)]
 
     async def run_all() -> dict[tuple[str, str], Heard]:
         found: dict[tuple[str, str], Heard] = {}
@@ -51,6 +51,13 @@ def heard(gateways: Gateways, request: pytest.FixtureRequest) -> dict[tuple[str,
         return found
 
     return trio.run(run_all)
+
+
+def _row_of(item: pytest.Item) -> HostileRow:
+    assert isinstance(item, pytest.Function)
+    row = item.callspec.params["row"]
+    assert isinstance(row, HostileRow)
+    return row
 
 
 def _has_row(item: pytest.Item) -> bool:
@@ -181,13 +188,18 @@ async def test_a_refusal_never_lets_the_rest_be_a_request(gateways: Gateways) ->
         head + b"Transfer-Encoding: chunked\r\nX: 1\n\r\n0\r\n\r\n" + smuggled,
         head + b"Content-Length: %d\r\n\r\n" % (len(BODY) - 1) + BODY + smuggled,
     )
-    for lane in gateways.lanes:
-        for bad in tries:
-            with trio.fail_after(ANSWER_S):
-                async with lane.connect() as stream:
-                    client = H1Client(stream)
-                    await write(stream, bad)
-                    assert (await client.answer()).status == 400
-                    with pytest.raises(Closed):
-                        if (await client.answer()).status == 400:
-                            await client.answer()
+
+    async def refused(lane: OpenLane, bad: bytes) -> None:
+        async with lane.connect() as stream:
+            client = H1Client(stream)
+            await write(stream, bad)
+            assert (await client.answer()).status == 400
+            with pytest.raises(Closed):
+                if (await client.answer()).status == 400:
+                    await client.answer()
+
+    with trio.fail_after(ANSWER_S):
+        async with trio.open_nursery() as nursery:
+            for lane in gateways.lanes:
+                for bad in tries:
+                    nursery.start_soon(refused, lane, bad)

@@ -74,7 +74,9 @@ FAULTS: dict[str, tuple[Script, str, float]] = {
     "gzip": (script(Send(head(200, "content-encoding: gzip", "content-length: 1", kind="text/event-stream") + b"x")),
              "content_encoding", 0),
     "error body hangs": (script(Send(head(500, "content-length: 99")), HANG), "status_500", 2),
-    "error body without end": (script(Send(head(503, "content-length: 999999")), Send(b"x" * 70_000), Send(b"x")), "status_503", 0),
+    "error body without end": (
+        script(Send(head(503, "content-length: 999999")), Send(b"x" * 70_000), Send(b"x")), "status_503", 0,
+    ),
 }  # fmt: skip
 STREAM_FAULTS: dict[str, tuple[Script, str, float]] = {
     "error in 200": (script(Send(whole(ERROR))), "error_in_200", 0),
@@ -160,7 +162,7 @@ async def test_a_failed_attempt_has_closed_its_socket(
         for loser in world.upstream.of("a"):
             if loser.closed_at is None:
                 assert world.pool.counts()[loser.origin] == (0, 1), name
-            elif name not in LEFT_OPEN and world.outcomes()[0][1] not in {"answer_timeout"}:
+            elif name not in LEFT_OPEN and world.outcomes()[0][1] != "answer_timeout":
                 assert loser.closed_at - began == at, name
         world.assert_clean()
 
@@ -249,7 +251,7 @@ async def test_retry_after_as_a_date(nursery: trio.Nursery, autojump_clock: obje
 async def test_what_was_held_back_is_sent_in_order_with_the_commit(
     nursery: trio.Nursery, autojump_clock: object
 ) -> None:
-    parts = [Send(SSE_HEAD + COMMENT), Wait(1), Send(chunk(ROLE)), Wait(1), Send(chunk(WORD)), Wait(1)]
+    parts: list[Step] = [Send(SSE_HEAD + COMMENT), Wait(1), Send(chunk(ROLE)), Wait(1), Send(chunk(WORD)), Wait(1)]
     world = await build_pipeline(nursery, {"a": [script(*parts, Send(chunk(FINISH) + chunk(DONE) + LAST_CHUNK))]})
     exchange = await world.call()
     assert [when for when, _ in exchange.sent] == [2.0, 3.0]

@@ -42,7 +42,9 @@ def test_it_is_ready_soon(tmp_path: Path) -> None:
 async def test_the_first_run_prints_a_key_and_a_command_that_works(served: GatewayProcess) -> None:
     printed = served.stdout()
     start = printed.index("curl -N")
-    words = shlex.split(printed[start : printed.index("\n\n", start) if "\n\n" in printed[start:] else None].split("listening on")[0])
+    words = shlex.split(
+        printed[start : printed.index("\n\n", start) if "\n\n" in printed[start:] else None].split("listening on")[0]
+    )
     assert words[:2] == ["curl", "-N"]
     url = urlsplit(words[2])
     headers = tuple(
@@ -148,11 +150,21 @@ async def test_keys_work_within_a_second_while_serving(served: GatewayProcess) -
     assert await _until(served, made.secret, 401) < 1.0
 
 
+async def test_the_command_line_beside_it_costs_no_record(served: GatewayProcess) -> None:
+    """A command that closes its connection last removes the WAL, and must not think itself the last while we serve."""
+    key = first_key(served)
+    for number in range(1, 4):
+        assert (await ask(served, call(key))).status == 200
+        assert len(await wait_rows(served, number)) == number
+        await trio.to_thread.run_sync(served.create_key)
+        assert (served.data_dir / "gateway.db-wal").exists()
+
+
 async def _until(process: GatewayProcess, key: str, status: int) -> float:
     """Seconds until a call with the key is answered so."""
     began = trio.current_time()
     with trio.fail_after(SOON_S):
-        while (await ask(process, call(key))).status != status:
+        while (await ask(process, call(key))).status != status:  # noqa: ASYNC110 - it is asked each time
             await trio.sleep(0.02)
     return trio.current_time() - began
 
@@ -160,9 +172,11 @@ async def _until(process: GatewayProcess, key: str, status: int) -> float:
 async def test_every_call_leaves_one_record(served: GatewayProcess) -> None:
     key = first_key(served)
     questions = {
-        "complete": call(key), "stream": call(key, model=WORDS, stream=True), "model_not_found": call(key, model="no/such"),
+        "complete": call(key),
+        "stream": call(key, model=WORDS, stream=True),
+        "model_not_found": call(key, model="no/such"),
         "invalid_request": call(key, messages=[]),
-    }  # fmt: skip
+    }
     answers = {name: await ask(served, question) for name, question in questions.items()}
     assert (await ask(served, call("wrong"))).status == 401
     records = {row["gen_id"]: row for row in await wait_rows(served, len(questions))}
@@ -239,9 +253,10 @@ async def _with_canaries(process: GatewayProcess, key: str) -> list[bytes]:
     body = good.body or b""
     questions = [
         good, call(key, messages=prompt, stream=True), call(key + "wrong", messages=prompt),
-        call(key, messages=CANARY), call(key, messages=prompt, max_tokens=-1), call(key, messages=prompt, stream=CANARY),
+        call(key, messages=CANARY), call(key, messages=prompt, max_tokens=-1),
+        call(key, messages=prompt, stream=CANARY), Ask("POST", "/v1/x", good.headers, body),
         Ask("POST", CHAT, good.headers, body[:-1]), Ask("POST", CHAT, good.headers, body + b"x"),
-        Ask("POST", CHAT, good.headers, body.replace(b"canary", b"\xffcanary")), Ask("POST", "/v1/x", good.headers, body),
+        Ask("POST", CHAT, good.headers, body.replace(b"canary", b"\xffcanary")),
         Ask("PUT", CHAT, good.headers, body),
         *(call(key, model=f"t/{fault}", messages=prompt, stream=stream) for stream in (False, True)
           for fault in ("status_401", "status_400", "status_500", "error_in_200", "html_200")),

@@ -13,7 +13,7 @@ import trio
 from tests.lanes import LANES, Lane, OpenLane, make_certificate
 from tests.leaving_upstream import LeavingUpstream
 from tests.process import GatewayProcess
-from tests.serving import SOON_S, call, config_text, first_key, gateway, rows
+from tests.serving import SOON_S, call, config_text, first_key, gateway, rows, wait_rows
 from tests.wire import Ask
 from tests.wire_h1 import H1Client, encode
 from tests.wire_h2 import H2Client
@@ -60,9 +60,7 @@ async def _left_within(running: Running, upstream: LeavingUpstream) -> None:
     before = len(rows(running.process))
     with trio.fail_after(LEFT_S):
         await upstream.left.wait()
-    with trio.fail_after(SOON_S):
-        while len(found := rows(running.process)) == before:
-            await trio.sleep(0.02)
+    found = await wait_rows(running.process, before + 1)
     assert found[-1]["ended"] == "client_gone"
     assert len(found) == before + 1
 

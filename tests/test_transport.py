@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -156,10 +157,8 @@ async def test_closing_wakes_who_waits(shield: Certificate | None, nursery: trio
     left = trio.Event()
 
     async def handler(stream: trio.abc.Stream) -> None:
-        try:
+        with contextlib.suppress(trio.BrokenResourceError):
             await stream.receive_some(10)
-        except trio.BrokenResourceError:
-            pass
         left.set()
 
     with trio.fail_after(DEADLINE_S):

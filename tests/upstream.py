@@ -167,9 +167,11 @@ async def play(steps: Iterable[Step], peer: Peer) -> None:
                 while True:
                     await peer.send(data)
             case Reset():
-                return peer.reset()
+                peer.reset()
+                return
             case Close():
-                return peer.close()
+                peer.close()
+                return
 
 
 def _request_bytes(raw: bytes) -> int | None:

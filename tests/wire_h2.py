@@ -32,9 +32,7 @@ class H2Client:
         self.stream = stream
         self._scheme = scheme
         self._h2 = h2.connection.H2Connection(
-            H2Configuration(
-                header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
-            )
+            H2Configuration(header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False)
         )
         self._unsent: list[bytes] = []
         self._answer: Answer | None = None

@@ -12,6 +12,7 @@ import re
 import msgspec
 
 TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MARK = b'"\\u0000probe'  # one decode tells which match is the top-level one, however many there are
 _MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*"|null)')
 
 
@@ -37,16 +38,15 @@ def model_span(text: bytes, *, has_model: bool = False) -> tuple[int, int] | Non
     spans = [match.span(1) for match in _MODEL.finditer(text)]
     if len(spans) == 1 and has_model and b"\\u" not in text:
         return spans[0]  # there is a top-level key, and but one way it can have been written
-    for span in reversed(spans):  # of duplicates the last is the one that counts
-        if _is_top_level(text, span):
-            return span
-    return None
-
-
-def _is_top_level(text: bytes, span: tuple[int, int]) -> bool:
-    mark = b'"\\u0000probe"'
-    probe = text[: span[0]] + mark + text[span[1] :]
+    parts: list[bytes] = []
+    at = 0
+    for index, (start, end) in enumerate(spans):
+        parts += (text[at:start], b'"\\u0000probe%d"' % index)
+        at = end
+    if not spans:
+        return None
     try:
-        return bytes(TOP_LEVEL.decode(probe).get("model", b"")) == mark
+        found = bytes(TOP_LEVEL.decode(b"".join((*parts, text[at:]))).get("model", b""))
     except msgspec.DecodeError:
-        return False
+        return None
+    return spans[int(found[len(_MARK) : -1])] if found.startswith(_MARK) else None

@@ -25,12 +25,15 @@ _FINISHES: Final = (b'"finish_reason":null', b'"finish_reason": null')
 
 
 class StreamFault(Exception):
-    """The upstream's stream cannot go on. `outcome` is a metric label; `status` an HTTP status named in the stream."""
+    """The upstream's stream cannot go on. `outcome` is a metric label; `status` an HTTP status named in the stream;
+    `before` the frames for the client that came in the same bytes, ahead of the fault.
+    """
 
     def __init__(self, outcome: str, status: int = 0) -> None:
         super().__init__(outcome)
         self.outcome = outcome
         self.status = status
+        self.before = b""
 
 
 class ChatStream:
@@ -74,8 +77,12 @@ class ChatStream:
         if self.done:
             return b""
         if self._cutter.held:  # a last frame without its blank line is still a frame to us, never to the client
-            tail = self.feed(b"\n\n")
-            return tail if self.done else tail + self.end()
+            tail = self._mixed(self._cutter.feed(b"\n\n"))
+            try:
+                return tail if self.done else tail + self.end()
+            except StreamFault as fault:
+                fault.before = tail + fault.before
+                raise
         self.catch_up()
         if self.finish_reason is None:
             raise StreamFault("empty" if not self.content_seen else "cut")
@@ -87,7 +94,9 @@ class ChatStream:
         if self._fast_block:
             block, self._fast_block = self._fast_block, b""
             payload, _ = event_data(last_frame(block))
+            deltas = self.deltas
             self._observe(_parse(payload or b"{}"))
+            self.deltas = deltas  # it was counted as it went by
 
     def _plain(self, block: bytes) -> bytes:
         """The block for the client when every frame of it is a plain one, else b"": each newline belongs to the end of
@@ -136,7 +145,11 @@ class ChatStream:
                     start = end
                     continue
             end = frame_end(block, start)
-            out.append(self._frame(block[start:end]))
+            try:
+                out.append(self._frame(block[start:end]))
+            except StreamFault as fault:
+                fault.before = b"".join(out)
+                raise
             start = end
         return b"".join(out)
 
@@ -156,6 +169,7 @@ class ChatStream:
             return frame
         chunk = _parse(payload)
         _refuse_error(chunk, event)
+        self.catch_up()  # in the order of the stream: a later report of usage wins
         plain = self._observe(chunk)
         choices = chunk.get("choices")
         if not choices and isinstance(chunk.get("usage"), dict) and not self._keep_usage:

@@ -123,8 +123,14 @@ def read_answer(body: bytes, model: str) -> ChatAnswer:
     if not choices:
         raise StreamFault("empty")
     usage = fields.get("usage")
-    parsed = parse_usage(orjson.loads(bytes(usage))) if usage is not None else None
-    return ChatAnswer(_with_model(body, fields, model), parsed, choices[0].finish_reason)
+    return ChatAnswer(_with_model(body, fields, model), _usage(usage), choices[0].finish_reason)
+
+
+def _usage(report: msgspec.Raw | None) -> Usage | None:
+    try:
+        return parse_usage(orjson.loads(bytes(report))) if report is not None else None
+    except orjson.JSONDecodeError:  # a number that no machine holds: untrusted, like any absurd report
+        return None
 
 
 def _with_model(body: bytes, fields: dict[str, msgspec.Raw], model: str) -> bytes:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-_EOL = rb"(?:\r\n|\r(?!\n)|\n)"
-_BLANK = re.compile(_EOL + _EOL)
+# Two line ends in a row. After CRLF or LF a CR at the very end is not yet one: its LF may still come.
+_BLANK = re.compile(rb"(?:\r\n|\n)(?:\r\n|\n|\r(?=[^\n]))|\r\r\n?")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -59,6 +59,10 @@ class FrameCutter:
             self._after_cr = False
             data = data.removeprefix(b"\n")
         if data and not self._started:
+            data = b"".join((*self._held, data))
+            self._held, self._held_bytes = [], 0
+            if len(data) < len(_BOM) and _BOM.startswith(data):
+                return data  # too short to tell: it is held like any tail, and looked at again
             self._started = True
             data = data.removeprefix(_BOM)
         return data
@@ -89,10 +93,10 @@ def _last_blank_line(data: bytes) -> int:
 def frame_end(block: bytes, start: int) -> int:
     """Where the frame that begins at `start` of a block of whole frames ends, its blank line included."""
     if b"\r" not in block:
-        return block.index(b"\n\n", start) + 2
+        end = block.find(b"\n\n", start)
+        return end + 2 if end >= 0 else len(block)  # what is left is a blank line too many
     match = _BLANK.search(block, start)
-    assert match is not None
-    return match.end()
+    return match.end() if match is not None else len(block)
 
 
 def last_frame(block: bytes) -> bytes:

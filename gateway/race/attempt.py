@@ -6,6 +6,7 @@ other attempts. A failed or cancelled attempt has closed its socket by the time 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -91,13 +92,14 @@ async def _send_and_hear(runner: Runner, answer: Answer, body: bytes) -> bytes:
     head = b"%b%d\r\n\r\n" % (answer.attempt.head, len(body))
     while True:
         transport = answer.lease.transport
-        try:
-            await transport.send((head, body))
-            raw = await transport.receive()
+        with contextlib.suppress(TransportBroken):
+            with contextlib.suppress(TransportBroken):
+                await transport.send((head, body))
+            raw = (
+                await transport.receive()
+            )  # also after a broken send: a refusal may have come before the body was read
             if raw:
                 return raw
-        except TransportBroken:
-            pass
         if not answer.lease.reused:
             raise AttemptFailed("no_answer")
         answer.lease.close()
@@ -160,7 +162,8 @@ async def _read_to_content(answer: Answer, chat: ChatStream, first: bytes, pendi
 
 
 async def _read_body(answer: Answer, first: bytes, bytes_max: int) -> bytes:
-    parts, size, reads = [first], len(first), 0
+    answer.parts = parts = [first]  # kept where a drain finds them
+    size, reads = len(first), 0
     reader, transport = answer.reader, answer.lease.transport
     try:
         while not reader.complete:

@@ -47,6 +47,7 @@ class Race:
         "_may_hedge",
         "_next",
         "_notes",
+        "_over",
         "_start",
     )
 
@@ -65,6 +66,7 @@ class Race:
         self._hedge_delay_s = hedge_delay_s
         self._may_hedge = may_hedge
         self._next = 0
+        self._over = False
         self._dead: set[str] = set()
         self._failures: list[AttemptFailed] = []
         self._notes: list[AttemptNote] = []
@@ -99,8 +101,6 @@ class Race:
                 return
             if answer is None:
                 over.set()
-            elif winners:
-                answer.close()  # two finished in the same tick: the first keeps it
             else:
                 winners.append(answer)
                 nursery.cancel_scope.cancel()
@@ -111,8 +111,8 @@ class Race:
                 while attempt is not None:
                     over = trio.Event()
                     nursery.start_soon(lane, attempt, over)
-                    with trio.move_on_after(self._hedge_delay_s):
-                        await over.wait()
+                    with trio.move_on_after(self._hedge_delay_s if attempt.on_disconnect == "cancel" else inf):
+                        await over.wait()  # nobody starts beside a provider that bills on after a cancel
                     if not over.is_set() and not self._hedge_allowed():
                         await over.wait()
                     attempt = self._take()
@@ -160,6 +160,11 @@ class Race:
         except trio.Cancelled:
             self._judge.lost(attempt, trio.current_time() - began)
             raise
+        if self._over:  # two finished in the same tick: the first keeps it
+            answer.close()
+            self._judge.lost(attempt, trio.current_time() - began)
+            return None
+        self._over = True
         self._judge.won(attempt, trio.current_time() - began)
         return answer
 

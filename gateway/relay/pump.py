@@ -61,7 +61,20 @@ class _Lane:
                 self._write(self._exchange.wire(out, last=ended))
             if ended and not self._backlog:
                 self._end(None)
-        except (StreamFault, ClientGone) as fault:
+        except StreamFault as fault:
+            self._break(fault)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is this stream's: the pump carries on
+            self._end(exc)
+
+    def _break(self, fault: StreamFault) -> None:
+        """End with what came before the fault sent, or owed."""
+        try:
+            if fault.before:
+                self.bytes_out += len(fault.before)
+                self._write(self._exchange.wire(fault.before, last=False))
+        except ClientGone as gone:
+            self._end(gone)
+        else:
             self._end(fault)
 
     def writable(self) -> None:
@@ -70,10 +83,9 @@ class _Lane:
         try:
             self._write(rest)
         except ClientGone as gone:
-            self._end(gone)
-            return
+            return self._end(gone)
         if self._backlog:
-            return
+            return None
         self._pollset.remove(self._client_fd, WRITABLE)
         if self._answer.ended:
             self._end(None)

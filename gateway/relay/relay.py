@@ -12,6 +12,7 @@ from typing import Final
 import trio
 
 from gateway.config import Timeouts
+from gateway.dialects.chat_stream import StreamFault
 from gateway.exchange import Exchange, Headers
 from gateway.relay.errors import ClientStalled, UpstreamIdle
 from gateway.relay.pump import KEEPALIVE, Pump
@@ -47,34 +48,38 @@ class Relay:
         return len(pending) + await self._carry_here(answer, exchange)
 
     async def _carry_here(self, answer: Answer, exchange: Exchange) -> int:
-        sent, reads = 0, 0
+        sent, reads, said_at = 0, 0, trio.current_time()
         while not answer.ended:
             raw = answer.receive_now()
             if raw is None:
-                raw = await self._wait(answer, exchange)
+                raw, said_at = await self._wait(answer, exchange, said_at)
             elif (reads := reads + 1) % READS_PER_CHECKPOINT == 0:
                 await trio.lowlevel.checkpoint()
-            out = answer.advance(raw)
+            try:
+                out = answer.advance(raw)
+            except StreamFault as fault:
+                if fault.before:
+                    await self._send(exchange, fault.before)
+                raise
             sent += len(out)
             if out and not answer.ended:
                 await self._send(exchange, out)
+                said_at = trio.current_time()
             elif answer.ended:
                 await self._finish(exchange, out)
         return sent
 
-    async def _wait(self, answer: Answer, exchange: Exchange) -> bytes:
+    async def _wait(self, answer: Answer, exchange: Exchange, said_at: float) -> tuple[bytes, float]:
         """Wait for bytes; fill the client's silence with comments until the provider counts as idle."""
-        began = trio.current_time()
-        idle_at = began + self._timeouts.idle_s
+        idle_at = trio.current_time() + self._timeouts.idle_s
         silence_s = self._timeouts.keepalive_s or inf
-        comment_at = began + silence_s
         while True:
-            with trio.CancelScope(deadline=min(idle_at, comment_at)):
-                return await answer.receive()
+            with trio.CancelScope(deadline=min(idle_at, said_at + silence_s)):
+                return await answer.receive(), said_at
             if trio.current_time() >= idle_at:
                 raise UpstreamIdle
             await self._send(exchange, KEEPALIVE)
-            comment_at += silence_s
+            said_at = trio.current_time()
 
     async def _send(self, exchange: Exchange, data: bytes) -> None:
         with trio.move_on_after(self._timeouts.client_stall_s) as scope:

@@ -32,7 +32,7 @@ def plan(entry: Entry, fields: dict[str, msgspec.Raw], *, stream: bool, health: 
     targets = [(attempt.provider, attempt.key_index) for attempt in able]
     closed = [a for a, target in zip(able, targets, strict=True) if health.state(target, now) == "closed"]
     probes = [a for a, target in zip(able, targets, strict=True) if health.state(target, now) == "half_open"]
-    ready = probes[:1] + closed + probes[1:] if probes and not closed else closed + probes
+    ready = probes[:1] + closed + probes[1:]  # the probe goes first, or a provider would never come back
     if ready:
         return ready
     wait_s = min(health.retry_after_s(target, now) for target in targets)

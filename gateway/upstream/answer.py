@@ -17,7 +17,7 @@ from gateway.upstream.transport import TransportBroken
 class Answer:
     """`chat` is None for a non-stream answer, which is `whole` once won. `pending` is what the client is owed."""
 
-    __slots__ = ("attempt", "chat", "ended", "lease", "pending", "reader", "whole")
+    __slots__ = ("attempt", "chat", "ended", "lease", "parts", "pending", "reader", "whole")
 
     def __init__(self, attempt: Attempt, lease: Lease, reader: ResponseReader, chat: ChatStream | None) -> None:
         self.attempt = attempt
@@ -25,6 +25,7 @@ class Answer:
         self.reader = reader
         self.chat = chat
         self.pending = b""
+        self.parts: list[bytes] = []
         self.whole: ChatAnswer | None = None
         self.ended = False
 
@@ -40,7 +41,11 @@ class Answer:
         if chat.done:
             self.ended = True
         elif self.reader.complete:
-            out += chat.end()
+            try:
+                out += chat.end()
+            except StreamFault as fault:
+                fault.before = out + fault.before
+                raise
             self.ended = True
         return out
 

@@ -77,6 +77,11 @@ class ResponseReader:
         self.close()
         return b""
 
+    def on_message_begin(self) -> None:
+        """llhttp: a message begins. A second one was never asked for: raising ends the parsing, see `feed`."""
+        if self.complete:
+            raise BadResponse("bytes after the response")
+
     def on_header(self, name: bytes, value: bytes | None) -> None:
         """llhttp: one header, or a trailer, which is ignored."""
         if self.headers_done:

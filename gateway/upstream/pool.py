@@ -40,7 +40,7 @@ class _Idle:
             self.reader.feed(data)
         except (TransportBroken, BadResponse):
             return False
-        return self.reader.complete and self.reader.keep_alive
+        return self.reader.complete and self.reader.keep_alive and self.transport.is_quiet()
 
 
 @dataclass(slots=True)
@@ -112,6 +112,12 @@ class Pool:
         bucket = self._bucket(origin)
         lease = Lease(self, bucket, _NO_TRANSPORT, reused=False)
         await bucket.limiter.acquire_on_behalf_of(lease)
+        while bucket.idle:  # whoever made room left a warm connection, or the limit would only count those in use
+            idle = bucket.idle.pop()
+            if idle.is_fit():
+                lease.transport, lease.reused = idle.transport, True
+                return lease
+            idle.transport.close()
         try:
             lease.transport = await self._connect(origin)
         except BaseException:

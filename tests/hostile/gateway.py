@@ -179,9 +179,9 @@ def content(answer: Answer) -> str:
     """The text of a whole stream of OpenAI chunks."""
     assert answer.status == 200, answer.body
     assert answer.end == "whole", answer.end
-    frames = answer.body.decode().split("\n\n")
-    assert frames[-2:] == ["data: [DONE]", ""], frames[-3:]
-    chunks = [json.loads(frame.removeprefix("data: ")) for frame in frames[:-2] if not frame.startswith(":")]
+    lines = [line for line in answer.body.decode().split("\n") if line.startswith("data: ")]
+    assert answer.body.endswith(b"data: [DONE]\n\n"), answer.body[-200:]
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
     return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
 
 

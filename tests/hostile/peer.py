@@ -57,7 +57,7 @@ def head(path: bytes, method: bytes = b"GET") -> list[Field]:
 class Peer:
     """One connection."""
 
-    def __init__(self, stream: trio.SocketStream, *, credit: bool) -> None:
+    def __init__(self, stream: trio.abc.Stream, *, credit: bool) -> None:
         self.stream = stream
         self.answers: defaultdict[int, Answer] = defaultdict(Answer)
         self.settings: dict[int, int] = {}
@@ -73,7 +73,14 @@ class Peer:
     @classmethod
     async def open(cls, port: int, *, settings: dict[int, int] | None = None, credit: bool = True) -> Peer:
         """Connect with prior knowledge and send our settings."""
-        peer = cls(await trio.open_tcp_stream("127.0.0.1", port), credit=credit)
+        return await cls.over(await trio.open_tcp_stream("127.0.0.1", port), settings=settings, credit=credit)
+
+    @classmethod
+    async def over(
+        cls, stream: trio.abc.Stream, *, settings: dict[int, int] | None = None, credit: bool = True
+    ) -> Peer:
+        """Begin HTTP/2 on a connection, TLS or not."""
+        peer = cls(stream, credit=credit)
         await peer.stream.send_all(PREFACE + SettingsFrame(0, settings=settings or {}).serialize())
         return peer
 

@@ -43,6 +43,7 @@ async def test_a_client_that_does_not_read_cannot_hold_the_stop(stalled_by: str)
         with trio.fail_after(DEADLINE_S):
             peer = await Peer.open(server.port, settings={SettingsFrame.INITIAL_WINDOW_SIZE: largest}, credit=False)
             async with peer.stream:
+                assert isinstance(peer.stream, trio.SocketStream)
                 peer.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
                 await peer.send(WindowUpdateFrame(0, 2**31 - 65_536))
                 await peer.get(1, b"/flood")

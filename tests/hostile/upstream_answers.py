@@ -198,11 +198,6 @@ async def head_line(talk: Conversation) -> None:
         await talk.raw(b"v" * 65_536)
 
 
-async def pair(talk: Conversation) -> None:
-    """Two answers to one question, in one write."""
-    await talk.whole(ANSWER)
-
-
 async def late_pair(talk: Conversation) -> None:
     """A second answer, unasked, when the first has been taken."""
     await talk.good()
@@ -230,6 +225,7 @@ def frames(*parts: bytes) -> Behaviour:
         await talk.begin()
         await trio.sleep(0.05)
         await talk.raw(framed(b"".join(parts)))
+        await trio.sleep(0.05)
         await talk.end()
 
     return behave
