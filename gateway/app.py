@@ -1,11 +1,14 @@
 """The composition root: the one module that names concrete classes and owns the process's tasks.
 
 root nursery
-+-- store      records out, keys in            +-- pool      sweeps idle provider connections
-+-- pollset    watches sockets                 +-- drainer   reads on for providers that bill on
-+-- pump       time limits of streams          +-- edge      ends connections that idle
-+-- sim        the built-in provider           +-- signals   SIGTERM, SIGINT, SIGHUP
-+-- hypercorn  listeners and connections; ends first, then the rest is cancelled
++-- store      records out, keys in; ends last, when nobody is left who could leave a record
++-- services
+    +-- pollset    watches sockets             +-- pool      sweeps idle provider connections
+    +-- pump       time limits of streams      +-- drainer   reads on for providers that bill on
+    +-- sim        the built-in provider       +-- edge      ends connections that idle
+    +-- heartbeat  comments in long silences   +-- server
+                                                   +-- signals    SIGTERM, SIGINT, SIGHUP
+                                                   +-- hypercorn  listeners and connections; ends first
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from gateway.edge.server import EdgeConfig, address_of, install
 from gateway.edge.web import WebApp, build_web
 from gateway.errors import BadRequest, GatewayError, HeadTooLarge, Internal, MethodNotAllowed, NotFound
 from gateway.exchange import BodyBudget
+from gateway.heartbeat import Heartbeat
 from gateway.judge import Hedger
 from gateway.observe.logs import configure
 from gateway.observe.metrics import Metrics
@@ -54,7 +58,7 @@ from gateway.store.db import Store
 from gateway.upstream.pool import Dialer, Pool
 
 FAREWELL_S = 3.0  # for the error events of the streams we end to be read
-SHUTDOWN_SLACK_S = 5.0  # Hypercorn waits this much longer than our own grace
+GRACE_S_MAX = 3600.0  # Hypercorn's own; ours (server.grace_s, which a reload may change) ends streams before it
 PUMP_TICK_S = 0.25
 GC_THRESHOLD = (20_000, 20, 50)  # calls make next to no cycles; the default looks for them every few calls
 
@@ -87,6 +91,7 @@ class App:
         self._metrics = Metrics()
         self._pollset = PollSet()
         self._pump = Pump(self._pollset)
+        self._heartbeat = Heartbeat()
         self._drainer = Drainer(config.upstream.answer_bytes_max)
         self._stop = trio.Event()
         limits = config.upstream
@@ -94,7 +99,7 @@ class App:
         self._bodies = BodyBudget(config.server.bodies_in_memory_bytes_max)
         self._pipeline = Pipeline(
             self._snapshot(config), store.keys, records=store, health=self._health, metrics=self._metrics,
-            drainer=self._drainer, wall_clock=time.time,
+            drainer=self._drainer, heartbeat=self._heartbeat, wall_clock=time.time,
         )  # fmt: skip
         self._edge = Edge(
             _edge_limits(config), self._pipeline.handle, self._bodies, self._pollset, express=config.server.express_lane
@@ -104,7 +109,7 @@ class App:
             self._edge,
             binds=binds,
             client_stall_s=config.timeouts.client_stall_s,
-            graceful_s=config.server.grace_s + SHUTDOWN_SLACK_S,
+            graceful_s=GRACE_S_MAX,
             streams_max=config.server.h2_streams_max,
         )
         self._hypercorn.certfile, self._hypercorn.keyfile = config.server.certfile, config.server.keyfile
@@ -121,22 +126,31 @@ class App:
         install(_render_own)
         web = build_web(self._edge, self)
         async with trio.open_nursery() as root:
-            await self._start_services(root)
+            await self._start_store(root)
+            await self._serve_until_stopped(web, sockets)
+            root.cancel_scope.cancel()  # the store is last: it writes the records that the others left
+        return 0
+
+    async def _start_store(self, root: trio.Nursery) -> None:
+        await root.start(lambda task_status: self._store.run(on_keys=self._set_keys, task_status=task_status))
+
+    async def _serve_until_stopped(self, web: WebApp, sockets: Sockets) -> None:
+        async with trio.open_nursery() as services:
+            await self._start_services(services)
             serving = trio.CancelScope()
             with serving:
                 async with trio.open_nursery() as server:
-                    server.start_soon(self._signals, server)
+                    server.start_soon(self._signals, server, serving)
                     await server.start(self._serve_http, web, sockets, serving)
                     self._announce([*sockets.secure_sockets, *sockets.insecure_sockets])
-            root.cancel_scope.cancel()
-        return 0
+            services.cancel_scope.cancel()
 
     async def _start_services(self, root: trio.Nursery) -> None:
-        await root.start(lambda task_status: self._store.run(on_keys=self._set_keys, task_status=task_status))
         root.start_soon(self._pollset.run)
         root.start_soon(self._pump.run, PUMP_TICK_S)
         root.start_soon(self._pool.run)
         root.start_soon(self._edge.run)
+        root.start_soon(self._heartbeat.run)
         await root.start(self._drainer_run)
         if "sim" in self._first.providers:
             self._sim_url = await root.start(self._sim_run)
@@ -173,7 +187,7 @@ class App:
     def _set_keys(self, keys: KeyIndex) -> None:
         self._pipeline.keys = keys
 
-    async def _signals(self, nursery: trio.Nursery) -> None:
+    async def _signals(self, nursery: trio.Nursery, serving: trio.CancelScope) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
             async for number in received:
                 if number == signal.SIGHUP:
@@ -182,7 +196,7 @@ class App:
                     self._pipeline.end_live()
                 else:
                     self._begin_stop()
-                    nursery.start_soon(self._end_grace)
+                    nursery.start_soon(self._end_grace, serving)
 
     def _begin_stop(self) -> None:
         self._pipeline.begin_draining()
@@ -190,12 +204,14 @@ class App:
         self._stop.set()
         structlog.get_logger().info("draining", calls=self._pipeline.live)
 
-    async def _end_grace(self) -> None:
+    async def _end_grace(self, serving: trio.CancelScope) -> None:
         """Give streams under way `grace_s`, then end the rest from our side, each with an error event."""
-        await trio.sleep(self._first.server.grace_s)
+        await trio.sleep(self._pipeline.snapshot.config.server.grace_s)
         self._pipeline.end_live()
         await trio.sleep(FAREWELL_S)
         self._edge.abandon_sends()
+        await trio.sleep(FAREWELL_S)
+        serving.cancel()  # what still is connected now is not going to end by itself
 
     async def _reload(self) -> None:
         log = structlog.get_logger()
@@ -205,11 +221,11 @@ class App:
         except (ConfigError, ValueError, OSError) as exc:
             log.error("config_rejected", error=str(exc), kept="the configuration in use")
             return
-        for name in ("bind", "certfile", "keyfile", "data_dir"):
-            if getattr(config.server, name) != getattr(self._first.server, name):
-                log.warning("config_needs_restart", key=f"server.{name}")
+        for key in needs_restart(self._first, config):
+            log.warning("config_needs_restart", key=key)
         self._pipeline.snapshot = snapshot
         self._edge.limits = _edge_limits(config)
+        self._bodies.bytes_max = config.server.bodies_in_memory_bytes_max
         log.info("config_reloaded", models=len(config.models))
 
     def _snapshot(self, config: Config) -> Snapshot:
@@ -259,6 +275,22 @@ class App:
         yield "gateway_records_queued", (), self._store.queued
         yield "gateway_streams_pumped", (), len(self._pump)
         yield "gateway_drains", (), len(self._drainer)
+
+
+RELOADED = frozenset(
+    {"grace_s", "inference_body_bytes_max", "bodies_in_memory_bytes_max", "header_s", "body_s", "keep_alive_s"}
+    | {"connections_max", "metrics_token", "answer_bytes_max", "stream_frame_bytes_max"}
+)
+
+
+def needs_restart(running: Config, wanted: Config) -> list[str]:
+    """The keys of the sections that belong to the process, not to a snapshot, that differ."""
+    found = []
+    for section in ("server", "upstream", "sim", "log"):
+        before, after = getattr(running, section), getattr(wanted, section)
+        names = [name for name in before.__struct_fields__ if name not in RELOADED]
+        found += [f"{section}.{name}" for name in names if getattr(before, name) != getattr(after, name)]
+    return found
 
 
 def _edge_limits(config: Config) -> EdgeLimits:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import structlog
 import trio
 
 from gateway.config import Drain
@@ -57,6 +58,8 @@ class Drainer:
                     await _read_whole(answer, model, self._answer_bytes_max)
         except (StreamFault, BadResponse):
             pass  # what was seen until then is what is settled
+        except Exception as exc:  # noqa: BLE001 - a bug in one drain must not end the process
+            structlog.get_logger().error("drain_failed", exc_info=exc)
         finally:
             self._count -= 1
             answer.close()

@@ -64,15 +64,15 @@ class Exchange(Protocol):
 class BodyBudget:
     """All request bodies together may hold so many bytes; past it a call gets 503 and nothing is held for it."""
 
-    __slots__ = ("_bytes_max", "held_bytes")
+    __slots__ = ("bytes_max", "held_bytes")
 
     def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self.held_bytes = 0
 
     def take(self, size_bytes: int) -> None:
         """Account for bytes that arrived. Raises Overloaded; then they are not accounted."""
-        if self.held_bytes + size_bytes > self._bytes_max:
+        if self.held_bytes + size_bytes > self.bytes_max:
             raise Overloaded("the gateway holds too many request bodies at once; retry shortly", retry_after_s=1.0)
         self.held_bytes += size_bytes
 

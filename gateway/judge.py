@@ -56,37 +56,55 @@ class Hedger:
             self._seen.setdefault((attempt.provider, attempt.offer.model), deque(maxlen=_WINDOW)).append(duration_s)
 
 
+# Failures that say nothing of the provider's health: a model it does not have, our own pool, a bug of ours.
+_HEALTHY: Final = frozenset({"status_404", "not_a_stream", "pool_full", "internal"})
+
+
 class CallJudge:
     """Hears the outcomes of one call's race."""
 
-    __slots__ = ("_call", "_health", "_hedger", "_metrics")
+    __slots__ = ("_call", "_health", "_hedger", "_metrics", "_probes")
 
     def __init__(self, call: Call, health: Health, metrics: Metrics, hedger: Hedger) -> None:
         self._call = call
         self._health = health
         self._metrics = metrics
         self._hedger = hedger
+        self._probes: set[tuple[str, int]] = set()
+
+    def began(self, attempt: Attempt) -> None:
+        """It starts. The first one into a half-open breaker is its probe."""
+        if not self._health.all_closed() and self._health.started(_target(attempt), trio.current_time()):
+            self._probes.add(_target(attempt))
 
     def won(self, attempt: Attempt, duration_s: float) -> None:
         """First content came."""
-        self._health.succeeded((attempt.provider, attempt.key_index))
+        if not self._health.all_closed():
+            self._health.succeeded(_target(attempt), probe=_target(attempt) in self._probes)
         self._hedger.saw(attempt, duration_s)
         self._note(attempt, "won", 200, duration_s)
 
     def failed(self, attempt: Attempt, failure: AttemptFailed, duration_s: float) -> None:
         """It failed. A refusal of the request says the provider is well."""
-        target = attempt.provider, attempt.key_index
-        if failure.reach == "call":
-            self._health.succeeded(target)
+        target = _target(attempt)
+        probe = target in self._probes
+        if failure.outcome in _HEALTHY:
+            self._health.abandoned(target, probe=probe)
+        elif failure.reach == "call":
+            self._health.succeeded(target, probe=probe)
         else:
-            self._health.failed(target, trio.current_time(), failure.retry_after_s)
+            self._health.failed(target, trio.current_time(), probe=probe, retry_after_s=failure.retry_after_s)
         self._note(attempt, failure.outcome, failure.status, duration_s)
 
     def lost(self, attempt: Attempt, duration_s: float) -> None:
         """It was cancelled: another won, or the client left."""
-        self._health.abandoned((attempt.provider, attempt.key_index))
+        self._health.abandoned(_target(attempt), probe=_target(attempt) in self._probes)
         self._note(attempt, "cancelled", 0, duration_s)
 
     def _note(self, attempt: Attempt, outcome: str, status: int, duration_s: float) -> None:
         self._call.attempts.append(AttemptNote(attempt.provider, outcome, status, duration_s))
         self._metrics.attempt(attempt.provider, outcome).inc()
+
+
+def _target(attempt: Attempt) -> tuple[str, int]:
+    return attempt.provider, attempt.key_index

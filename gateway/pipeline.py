@@ -30,11 +30,13 @@ from gateway.errors import (
     InvalidKey,
     MethodNotAllowed,
     Overloaded,
+    Refused,
     ShuttingDown,
     StreamBroken,
     Timeout,
 )
 from gateway.exchange import ClientGone, Exchange, Headers
+from gateway.heartbeat import Heartbeat, Waiting
 from gateway.judge import CallJudge, Hedger
 from gateway.observe.metrics import Metrics
 from gateway.providers.openai import adapt_body
@@ -84,7 +86,6 @@ class _Live:
 
     call: Call
     scope: trio.CancelScope
-    answer: Answer | None = None
     committed: bool = False
     handed_over: bool = False
 
@@ -101,6 +102,7 @@ class Pipeline:
         health: Health,
         metrics: Metrics,
         drainer: Drainer,
+        heartbeat: Heartbeat,
         wall_clock: Callable[[], float],
     ) -> None:
         self.snapshot = snapshot
@@ -110,6 +112,7 @@ class Pipeline:
         self._health = health
         self._metrics = metrics
         self._drainer = drainer
+        self._heartbeat = heartbeat
         self._wall_clock = wall_clock
         self._ids = IdMint()
         self._live: set[_Live] = set()
@@ -123,6 +126,7 @@ class Pipeline:
         try:
             self._authenticate(exchange, call)
         except GatewayError as error:
+            self._metrics.call("none", str(error.status), error.code).inc()
             return await self._tell(exchange, call, error)
         live = _Live(call, trio.CancelScope(deadline=now + snapshot.config.timeouts.total_s))
         self._live.add(live)
@@ -157,7 +161,7 @@ class Pipeline:
                 return None
             return self._why_cancelled(exchange, snapshot, call)
         except GatewayError as error:
-            call.ended = error.code
+            call.ended = "provider_refused" if isinstance(error, Refused) else error.code
             return error
         except ClientGone:
             call.ended = "client_gone"
@@ -196,7 +200,7 @@ class Pipeline:
         entry = snapshot.catalog.find(request.model)
         call.model = entry.model.id
         attempts = plan(entry, request.fields, stream=request.stream, health=self._health, now=call.started)
-        live.answer = answer = await self._race(snapshot, live, request, attempts, exchange)
+        answer = await self._wait_for_content(snapshot, live, request, attempts, exchange)
         try:
             call.winner, call.first_content_at, call.status = answer.attempt, trio.current_time(), 200
             await self._relay(exchange, snapshot, live, answer)
@@ -206,13 +210,39 @@ class Pipeline:
             if not self._abandon(exchange, live, answer):
                 answer.close()
 
+    async def _wait_for_content(
+        self, snapshot: Snapshot, live: _Live, request: ChatRequest, attempts: list[Attempt], exchange: Exchange
+    ) -> Answer:
+        """Race; a stream that stays silent for long begins meanwhile, with comments."""
+        timeouts = snapshot.config.timeouts
+        if not request.stream or not timeouts.keepalive_s:
+            return await self._race(snapshot, live, request, attempts, exchange)
+
+        async def start(first: bytes) -> None:
+            live.committed, live.call.status = True, 200
+            await exchange.start(200, [*SSE, *self._ids_of(live.call)], first)
+
+        waiting = Waiting(exchange, start, timeouts.keepalive_s)
+        self._heartbeat.join(waiting)
+        answer = None
+        try:
+            answer = await self._race(snapshot, live, request, attempts, exchange)
+        finally:
+            try:
+                await self._heartbeat.leave(waiting, timeouts.client_stall_s)
+            except BaseException:
+                exchange.gone = exchange.gone or waiting.sent is not None  # a comment is stuck: nothing can follow it
+                if answer is not None:
+                    answer.close()
+                raise
+        return answer
+
     async def _race(
         self, snapshot: Snapshot, live: _Live, request: ChatRequest, attempts: list[Attempt], exchange: Exchange
     ) -> Answer:
         call = live.call
 
         async def start(attempt: Attempt) -> Answer:
-            self._health.started((attempt.provider, attempt.key_index), trio.current_time())
             body = adapt_body(
                 request.fields, upstream_model=attempt.offer.model, stream=request.stream, quirks=attempt.quirks
             )
@@ -228,7 +258,7 @@ class Pipeline:
 
     async def _relay(self, exchange: Exchange, snapshot: Snapshot, live: _Live, answer: Answer) -> None:
         call = live.call
-        headers = [*id_headers(call.request_id), (b"x-generation-id", call.gen_id.encode())]
+        headers, begun = self._ids_of(call), live.committed
         live.committed = True
         try:
             if answer.whole is not None:
@@ -238,10 +268,13 @@ class Pipeline:
                     raise ClientStalled
                 call.bytes_out = len(answer.whole.body)
             else:
-                call.bytes_out = await snapshot.relay.carry(answer, exchange, 200, [*SSE, *headers])
+                call.bytes_out = await snapshot.relay.carry(answer, exchange, [*SSE, *headers], begun=begun)
         except (ClientGone, ClientStalled):
             exchange.gone = True
             raise
+
+    def _ids_of(self, call: Call) -> Headers:
+        return [*id_headers(call.request_id), (b"x-generation-id", call.gen_id.encode())]
 
     def _note_answer(self, call: Call, answer: Answer) -> None:
         """Copy what the answer knows of itself into the call."""

@@ -11,6 +11,7 @@ import select
 from collections.abc import Callable
 from typing import Final
 
+import structlog
 import trio
 
 READABLE: Final = select.EPOLLIN
@@ -66,12 +67,17 @@ class PollSet:
             callbacks = self._callbacks.get(fd)
             if callbacks is None:
                 continue  # an earlier callback of this wake-up removed it
-            if len(callbacks) == 1:
-                next(iter(callbacks.values()))()
-                continue
-            for event, callback in list(callbacks.items()):
-                if happened & (event | _BROKEN):
-                    callback()
+            try:
+                if len(callbacks) == 1:
+                    next(iter(callbacks.values()))()
+                    continue
+                for event, callback in list(callbacks.items()):
+                    if happened & (event | _BROKEN):
+                        callback()
+            except Exception as exc:  # noqa: BLE001 - one socket's bug must not end the others
+                structlog.get_logger().error("poll_callback_failed", exc_info=exc)
+                for event in tuple(self._callbacks.get(fd, ())):
+                    self.remove(fd, event)
 
     def __len__(self) -> int:
         return len(self._callbacks)

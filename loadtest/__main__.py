@@ -7,7 +7,7 @@ not be done.
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import sqlite3
 import sys
 import tempfile
@@ -76,7 +76,7 @@ def _run_here(options: argparse.Namespace, folder: Path) -> bool:
     if not options.no_wall:
         holds = _run_wall(folder / "wall") and holds
     lines = history.read()
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     print("\n" + table(history.compare(outcome.figures, history.last_like(lines, size.name))))
     history.append({"at": now, "size": size.name, "held": holds, "figures": outcome.figures, "machine": machine()})
     return holds

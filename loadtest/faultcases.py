@@ -32,7 +32,7 @@ CLIENT_LEAVES = "client_leaves"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fault:
-    """One row, equal to itself alone. `name` is the simulator's; `*_params` are those of its parameters that each kind of call sends."""
+    """One row, equal to itself alone. `name` is the simulator's; `*_params` are what each kind of call sends it."""
 
     label: str
     name: str
@@ -69,7 +69,10 @@ FAULTS: tuple[Fault, ...] = (
     _both("hang_headers", _T, label="a head, then nothing"),
     _both("slow", _T, label="first token after 30 s", seconds=30.0),
     _both("status_429", _T, label="429 + Retry-After 7", retry_after=7.0),
-    *(_both(f"status_{status}", _T, label=str(status)) for status in (401, 402, 403, 404, 408, 500, 502, 503, 504, 529)),
+    *(
+        _both(f"status_{status}", _T, label=str(status))
+        for status in (401, 402, 403, 404, 408, 500, 502, 503, 504, 529)
+    ),
     *(_both(f"status_{status}", _R, label=str(status), status=status) for status in (400, 409, 413, 422)),
     _both("error_in_200", _T, label="200 with an error body"),
     _both("html_200", _T, label="200 with a web page"),
@@ -79,13 +82,13 @@ FAULTS: tuple[Fault, ...] = (
     _both("info_1xx", _H, label="103 Early Hints 3 times", after=3.0),
     _both("info_1xx", _T, label="a flood of 103 Early Hints"),
     Fault("cut in the first frame", "cut", _T, _T, {"after": 100.0}, {"after": 100.0}),
-    Fault("cut after content", "cut", _B, _T, {"after": 2000.0}, {"after": 200.0}),
+    Fault("cut after content", "cut", _B, _T, {"after": 3500.0}, {"after": 200.0}),
     Fault("stall after the role frame", "stall", _T, _T, {"after": 1.0}, {}),
-    Fault("stall after content", "stall", _B, _T, {"after": 4.0}, {}),
+    Fault("stall after content", "stall", _B, _T, {"after": 10.0}, {}),
     _stream_only("garbage", _T, "garbage as the first frame", after=0.0),
-    _stream_only("garbage", _B, "garbage after content", after=4.0),
+    _stream_only("garbage", _B, "garbage after content", after=10.0),
     _stream_only("error_mid_stream", _T, "error as the first frame", after=0.0),
-    _stream_only("error_mid_stream", _B, "error after content", after=4.0),
+    _stream_only("error_mid_stream", _B, "error after content", after=10.0),
     _both("long_line", _H, label="a 5 MB line", size=5_000_000.0),
     _both("split_utf8", _H, label="UTF-8 split in every character"),
     _both("bytewise", _H, label="each byte a write"),

@@ -110,7 +110,9 @@ class Cell:
             request["stream"] = True
         params = self.fault.params(stream=self.stream)
         if params:
-            request["sim"] = {name: int(value) if name in {"after", "size"} else value for name, value in params.items()}
+            request["sim"] = {
+                name: int(value) if name in {"after", "size"} else value for name, value in params.items()
+            }
         return json.dumps(request).encode()
 
     def text_of(self, provider: int) -> str:
@@ -144,7 +146,9 @@ def _reply_verdict(cell: Cell, reply: Reply | None, records: list[Record]) -> tu
     if not reply.headers.get("x-request-id") or not reply.gen_id:
         return "WRONG", "an answer without its ids"
     if cell.due is Due.BROKEN and not _uncommitted(cell, records):
-        return "typed error", _broken_problem(cell, reply)
+        return "typed error", _broken_problem(reply, cell.text_of(0))
+    if cell.due is Due.BROKEN and cell.where == "both" and reply.status == 200:
+        return "typed error", _broken_problem(reply, cell.text_of(1))
     if cell.due is Due.REFUSAL:
         return "typed error", _error_problem(reply, frozenset({cell.fault.status}))
     if cell.due in _TAKES_OVER and cell.where == "both":
@@ -174,7 +178,9 @@ def _answer_problem(cell: Cell, reply: Reply, text: str) -> str:
     else:
         got, models = "".join(reply.stream.text), reply.stream.models
         problem = reply.stream.problem()
-        if problem and not (problem == "no finish_reason" and cell.fault.name == "no_finish" and reply.stream.dones == 1):
+        if problem and not (
+            problem == "no finish_reason" and cell.fault.name == "no_finish" and reply.stream.dones == 1
+        ):
             return problem
         if reply.stream.errors:
             return "an error event in a good answer"
@@ -183,8 +189,8 @@ def _answer_problem(cell: Cell, reply: Reply, text: str) -> str:
     return "" if models == {cell.model} else f"the model is told as {sorted(map(str, models))}"
 
 
-def _broken_problem(cell: Cell, reply: Reply) -> str:
-    """A stream that broke: an error event last, no [DONE], and the start of the first provider's text alone."""
+def _broken_problem(reply: Reply, whole: str) -> str:
+    """A stream that broke: an error event last, no [DONE], and the start of one provider's text alone."""
     chat = reply.stream
     if reply.status != 200 or chat is None:
         return f"status {reply.status} where a stream had begun"
@@ -193,7 +199,7 @@ def _broken_problem(cell: Cell, reply: Reply) -> str:
     error = chat.errors[0]
     if not all(error.get(name) for name in ("code", "message", "type", "request_id")):
         return "the error event lacks code, message, type or request_id"
-    text, whole = "".join(chat.text), cell.text_of(0)
+    text = "".join(chat.text)
     if not text or not whole.startswith(text) or text == whole:
         return "the text before the error is not the start of the faulty provider's"
     return _leak_problem(str(error))

@@ -31,7 +31,7 @@ from loadtest.stats import table
 
 README = Path(__file__).resolve().parent / "README.md"
 _MARKS = ("<!-- faultwall:begin -->", "<!-- faultwall:end -->")
-# Long enough for a busy machine to be on time with a good answer, short enough that a silent provider is not waited for.
+# Long enough for a good answer on a busy machine, short enough that a silent provider is not waited for.
 TIMEOUTS_S = {"connect_s": 2.0, "first_content_s": 3.0, "answer_s": 3.0, "idle_s": 2.5, "total_s": 20.0}
 _CALL_S = 25.0
 _SETTLED_S = 8.0
@@ -172,9 +172,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.faultwall", description=__doc__.split("\n\n")[0])
     parser.add_argument("--update-readme", action="store_true", help="write the matrix into loadtest/README.md")
-    parser.add_argument("--only", action="append", metavar="TEXT", help="only faults whose name holds this (repeatable)")
+    parser.add_argument(
+        "--only", action="append", metavar="TEXT", help="only faults whose name holds this (repeatable)"
+    )
     options = parser.parse_args(arguments)
-    chosen = tuple(f for f in FAULTS if not options.only or any(part in f.label or part in f.name for part in options.only))
+    chosen = tuple(
+        f for f in FAULTS if not options.only or any(part in f.label or part in f.name for part in options.only)
+    )
     if not chosen:
         parser.error(f"no fault's name holds {' or '.join(options.only)}")
     if options.update_readme and options.only:

@@ -7,8 +7,10 @@ upstream, as the yardstick of the history's ratios.
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,8 +75,7 @@ def run(folder: Path, size: Size, seed: int, say: Say) -> Outcome:
     """Run everything in `folder`. Raises StartError."""
     raise_fd_limit()
     cores, outcome = Cores(), Outcome()
-    pin(cores.driver)
-    with Fleet() as fleet:
+    with _pinned(cores.driver), Fleet() as fleet:
         upstream = servers.start_upstream(fleet, folder, cores.driver)
         sim = servers.start_sim(fleet, "sim", folder, cores.driver, "--first-token-s", "0.01", "--token-gap-s", "0.005")
         gateway = servers.start_gateway(fleet, folder, cores.server, _config(upstream, sim))
@@ -83,6 +84,17 @@ def run(folder: Path, size: Size, seed: int, say: Say) -> Outcome:
     if not any(phase.stopped for phase in outcome.phases.values()):
         outcome.checks.append(thresholds.of_records(records.judge(gateway.database, sent, status)))
     return outcome
+
+
+@contextmanager
+def _pinned(core: int) -> Iterator[None]:
+    """This process, the generator, on `core` for as long; what is started meanwhile has a core of its own."""
+    before = os.sched_getaffinity(0)
+    pin(core)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _config(upstream: int, sim: int) -> str:
@@ -169,5 +181,6 @@ def _note_figures(outcome: Outcome, gateway_cpu_s: float, own_cpu_s: float, memo
         "first_content_p99_ms": first.p99 * 1000,
         "cpu_us_per_frame": gateway_cpu_s / total_frames * 1e6 if total_frames else 0.0,
         "rss_max_mib": memory.max_bytes() / 2**20,
-        "rss_slope_kib_s": memory.slope_bytes_per_s() / 1024,
     }
+    if outcome.phases["soak"].took_s >= thresholds.RSS_SLOPE_SPAN_S:
+        outcome.figures["rss_slope_kib_s"] = memory.slope_bytes_per_s() / 1024

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ipaddress
 import json
 import sys
-import time
 import urllib.parse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -105,19 +104,14 @@ def provider_table(name: str, port: int) -> str:
 
 def model_table(model_id: str, offers: Iterable[tuple[str, str]]) -> str:
     """A model with its offers, (provider, upstream model) each, in order."""
-    lines = [f'  {{ provider = "{provider}", model = "{model}", input = "1.00", output = "2.00" }},' for provider, model in offers]
+    price = 'input = "1.00", output = "2.00"'
+    lines = [f'  {{ provider = "{provider}", model = "{model}", {price} }},' for provider, model in offers]
     return "\n".join(["[[models]]", f'id = "{model_id}"', "context_window = 1_000_000", "offers = [", *lines, "]", ""])
 
 
 def settings(tables: dict[str, dict[str, float]], rest: Sequence[str]) -> str:
     """A configuration file: these settings, then these tables."""
-    heads = [f"[{name}]\n" + "".join(f"{key} = {value:g}\n" for key, value in values.items()) for name, values in tables.items()]
-    return "\n".join([*heads, *rest])
-
-
-def stop_within(server: Server, seconds: float) -> tuple[int, float]:
-    """SIGTERM and wait; (exit status, seconds it took). The fleet's own limit applies beyond `seconds`."""
-    began = time.perf_counter()
-    status = server.stop()
-    took_s = time.perf_counter() - began
-    return (status if took_s <= seconds else -1), took_s
+    lines = []
+    for name, values in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {value:g}" for key, value in values.items()), ""]
+    return "\n".join([*lines, *rest])

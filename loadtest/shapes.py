@@ -88,7 +88,7 @@ class Soak(LoadShape):
 def arrival_times(shape: LoadShape, idle_step_s: float = 0.05) -> Iterator[float]:
     """The seconds after the start at which an open shape's calls are due; a level of 0 is looked at again later."""
     due = 0.0
-    while (tick := shape.tick(due)) is not None:
+    while (tick := shape.tick(round(due, 9))) is not None:  # ten tenths of a second are one, whatever floats say
         if tick.level > 0:
             yield due
             due += 1.0 / tick.level

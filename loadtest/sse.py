@@ -1,6 +1,6 @@
 """Reading a chat completion stream as a strict client would. Sans-IO: bytes in, a verdict out.
 
-A stream is right when it ends in exactly one of two ways: finish and `[DONE]`, or one error event with nothing after it.
+A stream ends in exactly one of two ways: a finish and `[DONE]`, or one error event with nothing after it.
 Line ends are those of the event stream format: LF, CR LF or CR (html.spec.whatwg.org, "Parsing an event stream").
 """
 

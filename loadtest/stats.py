@@ -104,8 +104,8 @@ class Stats:
 
 def _row(name: str, entry: Entry) -> list[str]:
     first, gap, total = (spread_of(values) for values in (entry.first_content_s, entry.gaps_s, entry.total_s))
-    paced = (_ms(first.p50, first), _ms(first.p99, first), _ms(gap.p99, gap))
-    return [name, str(entry.calls), str(entry.wrong), *paced, str(entry.stalls), _ms(total.p50, total), _ms(total.p99, total)]
+    paced = (_ms(first.p50, first), _ms(first.p99, first), _ms(gap.p99, gap), str(entry.stalls))
+    return [name, str(entry.calls), str(entry.wrong), *paced, _ms(total.p50, total), _ms(total.p99, total)]
 
 
 def _ms(value_s: float, spread: Spread) -> str:
@@ -116,9 +116,9 @@ def table(rows: list[list[str]]) -> str:
     """Rows as aligned text, the first column to the left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
-    for row in rows:
-        cells = [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
     return "\n".join(lines)
 
 

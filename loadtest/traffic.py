@@ -18,7 +18,7 @@ from bench import frames
 from loadtest.client import Reply, post
 from loadtest.servers import CHAT_PATH, Target
 from loadtest.stats import Sample
-from loadtest.users import Connections, User, between, task
+from loadtest.users import Connections, User, Wait, between, task
 
 FRAMES, PACE_S = 64, 0.020  # the field's load shape
 BYTES_PER_TOKEN = 4
@@ -139,7 +139,7 @@ class Stranger(SiteUser):
     """Has a key that nobody made."""
 
     weight: ClassVar[int] = 1
-    wait = staticmethod(between(0.2, 0.6))
+    wait: ClassVar[Wait] = between(0.2, 0.6)
 
     @task(1)
     async def knock(self, intended_at: float) -> Sample:
@@ -176,13 +176,19 @@ MIXED: tuple[type[SiteUser], ...] = (Reader, Asker, ToolCaller, Leaver, Stranger
 READERS: tuple[type[SiteUser], ...] = (Reader,)
 
 
-def sample_of(
-    name: str, reply: Reply, problem: str, site: Site, late_s: float, *, recorded: bool = True
-) -> Sample:
+def sample_of(name: str, reply: Reply, problem: str, site: Site, late_s: float, *, recorded: bool = True) -> Sample:
     """What a reply counts as."""
-    stalls = reply.stalls(site.pace_s)
     return Sample(
-        name, problem, reply.first_content_s, reply.gaps_s, stalls, reply.total_s, reply.frames, late_s, recorded, reply.left
+        name,
+        problem,
+        first_content_s=reply.first_content_s,
+        gaps_s=reply.gaps_s,
+        stalls=reply.stalls(site.pace_s),
+        total_s=reply.total_s,
+        frames=reply.frames,
+        late_s=late_s,
+        recorded=recorded,
+        left=reply.left,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import trio
@@ -17,7 +18,6 @@ from loadtest.client import Client, Reply
 from loadtest.stats import Sample
 
 Task = Callable[[Any, float], Awaitable[Sample]]
-Wait = Callable[[random.Random, float], float]
 CALL_S = 30.0
 _WEIGHT = "_task_weight"
 
@@ -34,19 +34,26 @@ def task(weight: int) -> Callable[[Task], Task]:
     return mark
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """How long a user rests after a task: `choose(dice, seconds the task took)`."""
+
+    choose: Callable[[random.Random, float], float]
+
+
 def between(low_s: float, high_s: float) -> Wait:
     """Wait a random time within these bounds."""
-    return lambda dice, _took_s: dice.uniform(low_s, high_s)
+    return Wait(lambda dice, _took_s: dice.uniform(low_s, high_s))
 
 
 def constant(wait_s: float) -> Wait:
     """Always wait so long."""
-    return lambda _dice, _took_s: wait_s
+    return Wait(lambda _dice, _took_s: wait_s)
 
 
 def pacing(every_s: float) -> Wait:
     """Start a task each `every_s`, or at once when the last one took longer."""
-    return lambda _dice, took_s: max(0.0, every_s - took_s)
+    return Wait(lambda _dice, took_s: max(0.0, every_s - took_s))
 
 
 class Connections(Protocol):
@@ -63,7 +70,7 @@ class User:
     """Base of the users. Subclasses set `weight` and `wait`, and have tasks."""
 
     weight: ClassVar[int] = 1
-    wait: ClassVar[Wait] = staticmethod(between(0.0, 0.2))
+    wait: ClassVar[Wait] = between(0.0, 0.2)
 
     def __init__(self, connections: Connections, dice: random.Random) -> None:
         self.connections = connections
@@ -87,7 +94,7 @@ class User:
         while not self.stopping:
             began = trio.current_time()
             note(await self.one(began))
-            await trio.sleep(self.wait(self.dice, trio.current_time() - began))
+            await trio.sleep(self.wait.choose(self.dice, trio.current_time() - began))
 
     async def call(self, request: bytes, intended_at: float, *, leave_after: int = -1) -> Reply:
         """Make one call within `CALL_S`; a call that takes longer is broken."""

@@ -78,7 +78,7 @@ class Level:
 async def at_rest(target: Target, pid: int) -> Level:
     """Take the level. Raises MetricsMissing."""
     levels = await scrape(target)
-    connections = levels["gateway_upstream_connections"] if "gateway_upstream_connections" in levels else 0.0
+    connections = levels.get("gateway_upstream_connections", 0.0)
     files = open_files(pid) - int(connections + levels["gateway_client_connections"])
     return Level(files, rss_bytes(pid), cpu_s(pid))
 

@@ -20,6 +20,7 @@ from gateway.config import Config, Model, Offer, OnDisconnect, Provider, Race, T
 from gateway.core.money import PicoUsd
 from gateway.drain import Drainer
 from gateway.exchange import ClientGone, Headers
+from gateway.heartbeat import Heartbeat
 from gateway.judge import Hedger
 from gateway.observe.metrics import Metrics
 from gateway.pipeline import Pipeline, Snapshot
@@ -216,6 +217,7 @@ async def build_pipeline(
     on_disconnect: Mapping[str, OnDisconnect] | None = None,
     ports: Mapping[str, int] | None = None,
     pump: Pump | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> World:
     """Compose a pipeline over memory. `keys` is the number of keys of a provider; 1 for those not named.
 
@@ -262,7 +264,14 @@ async def build_pipeline(
         Hedger(config.race),
     )
     pipeline = Pipeline(
-        snapshot, index, records=records, health=health, metrics=metrics, drainer=drainer, wall_clock=wall_clock
+        snapshot,
+        index,
+        records=records,
+        health=health,
+        metrics=metrics,
+        drainer=drainer,
+        heartbeat=heartbeat or Heartbeat(),
+        wall_clock=wall_clock,
     )
     await nursery.start(_run_drainer, drainer)
     return World(pipeline, upstream, pool, records, metrics, health, drainer)

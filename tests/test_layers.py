@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent / "gateway"
 FILES = sorted(ROOT.rglob("*.py"))
 STAGES = ("auth", "route", "race", "relay", "settle")
-IMPURE = frozenset({"trio", "quart", "quart_trio", "h11", "hypercorn", "sqlite3", "ssl", "socket", "time", "random", "secrets", "os"})
+IMPURE = frozenset(
+    {"trio", "quart", "quart_trio", "h11", "hypercorn", "sqlite3", "ssl", "socket", "time", "random", "secrets", "os"}
+)
 PURE = ("core", "dialects", "route", "auth", "settle", "providers")
 PURE_FILES = ("edge/head.py", "edge/chunked.py", "upstream/http1.py", "errors.py", "config.py")
 # What a pure file may have of the impure: ids need the kernel's randomness, settle's record type lives in the store.
@@ -24,7 +26,19 @@ FORBIDDEN = {
     "upstream": ("edge", "auth", "route", "race", "relay", "settle", "store", "observe"),
     "store": ("edge", "route", "race", "relay", "settle", "upstream", "observe", "providers", "dialects"),
     "observe": ("edge", "route", "race", "relay", "settle", "upstream", "store"),
-    "sim": ("edge", "auth", "route", "race", "relay", "settle", "upstream", "store", "observe", "dialects", "providers"),
+    "sim": (
+        "edge",
+        "auth",
+        "route",
+        "race",
+        "relay",
+        "settle",
+        "upstream",
+        "store",
+        "observe",
+        "dialects",
+        "providers",
+    ),
 }
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 400
@@ -50,7 +64,9 @@ def test_stages_do_not_import_each_other(path: Path) -> None:
     assert not found, f"{name_of(path)} imports {found}: {layer} may not know of it"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if name_of(p).startswith(PURE) or name_of(p) in PURE_FILES], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if name_of(p).startswith(PURE) or name_of(p) in PURE_FILES], ids=name_of
+)
 def test_pure_files_do_no_io(path: Path) -> None:
     name = name_of(path)
     found = [module for module in imports(path) if module.partition(".")[0] in IMPURE and (name, module) not in ALLOWED]

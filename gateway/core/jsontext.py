@@ -13,7 +13,40 @@ import msgspec
 
 TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _MARK = b'"\\u0000probe'  # one decode tells which match is the top-level one, however many there are
+_NULL = msgspec.Raw(b"null")
+SMALL_BYTES_MAX = 256 * 1024
+KEYS_MAX = 50_000
 _MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*"|null)')
+
+
+class _Big(msgspec.Struct):
+    """The members that may be large. The others are skipped at the speed of C."""
+
+    messages: msgspec.Raw = _NULL
+    tools: msgspec.Raw = _NULL
+    input: msgspec.Raw = _NULL
+    choices: msgspec.Raw = _NULL
+    functions: msgspec.Raw = _NULL
+    response_format: msgspec.Raw = _NULL
+    prediction: msgspec.Raw = _NULL
+
+
+_BIG = msgspec.json.Decoder(_Big)
+
+
+def has_too_many_members(text: bytes) -> bool:
+    """Whether decoding the top level would hold the loop: a million tiny members take a second.
+
+    Told without making them: over 50,000 keys in all, and over 256 KiB outside of the members that may be large.
+    False for what is no JSON object: decoding will say so.
+    """
+    if len(text) <= SMALL_BYTES_MAX or text.count(b'":') <= KEYS_MAX:
+        return False
+    try:
+        large = msgspec.structs.astuple(_BIG.decode(text))
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+    return len(text) - sum(len(memoryview(value)) for value in large) > SMALL_BYTES_MAX
 
 
 def top_level(text: bytes) -> dict[str, msgspec.Raw]:
@@ -47,6 +80,6 @@ def model_span(text: bytes, *, has_model: bool = False) -> tuple[int, int] | Non
         return None
     try:
         found = bytes(TOP_LEVEL.decode(b"".join((*parts, text[at:]))).get("model", b""))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
     return spans[int(found[len(_MARK) : -1])] if found.startswith(_MARK) else None

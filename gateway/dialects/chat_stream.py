@@ -221,7 +221,10 @@ class ChatStream:
         """Write a frame anew: its JSON is split over several data lines, or its model is no plain string."""
         chunk["model"] = orjson.loads(self._model)
         others = [line + b"\n" for line in frame.splitlines() if line and not line.startswith(b"data")]
-        return b"".join((*others, b"data: ", orjson.dumps(chunk), b"\n\n"))
+        try:
+            return b"".join((*others, b"data: ", orjson.dumps(chunk), b"\n\n"))
+        except TypeError:  # nested deeper than it can be written
+            raise StreamFault("bad_frame") from None
 
     def _learn(self, frame: bytes, span: tuple[int, int]) -> None:
         if not frame.startswith(b"data: {") or frame.count(b"\n") != 2 or b"\r" in frame:

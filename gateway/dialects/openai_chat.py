@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 import orjson
 
-from gateway.core.jsontext import model_span, top_level
+from gateway.core.jsontext import has_too_many_members, model_span, top_level
 from gateway.core.usage import Usage, parse_usage
 from gateway.dialects.chat_stream import StreamFault
 from gateway.errors import BadRequest, GatewayError
@@ -48,15 +48,17 @@ def parse_request(body: bytes) -> ChatRequest:
 
     `null` counts as absent, as the SDKs send it for unset fields.
     """
+    if has_too_many_members(body):
+        raise BadRequest("the body has too many top-level members; send what the API reference names")
     try:
         fields = top_level(body)
     except ValueError:
         raise BadRequest("the body is not a JSON object in UTF-8; send application/json") from None
     model = _field(fields, "model", _STRING, 'a string such as "openai/gpt-4o"', required=True)
-    messages = bytes(fields.get("messages", _MISSING))
-    if messages == b"null":
+    first = bytes(memoryview(fields.get("messages", _MISSING))[:64])
+    if first == b"null":
         raise BadRequest("`messages` is missing; send a list of at least one message", param="messages")
-    if not messages.startswith(b"[") or messages[1:].lstrip().startswith(b"]"):
+    if not first.startswith(b"[") or first[1:].lstrip().startswith(b"]"):
         raise BadRequest("`messages` must be a list of at least one message", param="messages")
     if not model:
         raise BadRequest("`model` is empty; name a model of GET /v1/models", param="model")

@@ -30,20 +30,24 @@ def read_refusal(status: int, body: bytes, *, provider: str, secret: str) -> Ref
         error = report.get("error", report)
         if isinstance(error, dict):
             message = _text(error.get("message") or error.get("detail"))
-            code, param = _token(error.get("code")), _token(error.get("param"))
+            code, param = _token(error.get("code"), secret), _token(error.get("param"), secret)
         else:
             message = _text(error)
-    if secret:
-        message = message.replace(secret, "***")
-    message = _SECRET.sub("***", message)
+    message = _masked(message, secret)[:MESSAGE_CHARS_MAX]
     said = f": {message}" if message else f" ({status}); check the request against that provider's limits"
     return Refused(f"provider {provider} refused the request{said}", status=status, code=code, param=param)
 
 
 def _text(value: object) -> str:
     text = value if isinstance(value, str) else ""
-    return _CONTROL.sub(" ", text)[:MESSAGE_CHARS_MAX]
+    return _CONTROL.sub(" ", text)
 
 
-def _token(value: object) -> str | None:
-    return value if isinstance(value, str) and _TOKEN.fullmatch(value) else None
+def _masked(text: str, secret: str) -> str:
+    return _SECRET.sub("***", text.replace(secret, "***") if secret else text)
+
+
+def _token(value: object, secret: str) -> str | None:
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value) or _masked(value, secret) != value:
+        return None
+    return value

@@ -46,6 +46,7 @@ class AsgiExchange:
         self._send = send
         self._body_held = 0
         self._watching = trio.Event()
+        self._over = False
         self._scope: trio.CancelScope | None = None
         self.gone = False
         self.headers: Headers = [(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]]
@@ -64,6 +65,8 @@ class AsgiExchange:
         await self._watching.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        if self._over:
+            return  # Hypercorn says it too when the answer is complete, from inside the last send
         self.gone = True
         if self._scope is not None:
             self._scope.cancel()
@@ -114,7 +117,7 @@ class AsgiExchange:
         """See Exchange."""
         headers = [*headers, (b"content-length", b"%d" % len(body))]
         await self._start(status, headers)
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        await self.finish(body)
 
     async def start(self, status: int, headers: Headers, first: bytes, *, last: bool = False) -> None:
         """See Exchange."""
@@ -132,8 +135,11 @@ class AsgiExchange:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def finish(self, last: bytes = b"") -> None:
-        """See Exchange."""
-        await self._send({"type": "http.response.body", "body": last, "more_body": False})
+        """See Exchange. The last bytes have gone before the end is said."""
+        if last:
+            await self.send(last)
+        self._over = True
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def finished(self) -> None:
         """See Exchange. The pump never carries an ASGI exchange."""

@@ -19,13 +19,14 @@ _HEX: Final = frozenset(b"0123456789abcdefABCDEF")
 class ChunkDecoder:
     """Feed it bytes; it returns body bytes, and keeps what comes after the body in `rest` once `done`."""
 
-    __slots__ = ("_buffer", "_extension_bytes", "_left", "_state", "done")
+    __slots__ = ("_buffer", "_extension_bytes", "_left", "_state", "_trailer_bytes", "done")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._left = 0
         self._state = "size"
         self._extension_bytes = 0
+        self._trailer_bytes = 0
         self.done = False
 
     @property
@@ -83,6 +84,9 @@ class ChunkDecoder:
         line = self._line(TRAILER_BYTES_MAX)
         if line is None:
             return False
+        self._trailer_bytes += len(line)
+        if self._trailer_bytes > TRAILER_BYTES_MAX:
+            raise BadRequest("the trailers of the body are over 8 KiB")
         self.done = not line
         return True
 

@@ -22,6 +22,7 @@ from gateway.pollset import PEER_CLOSED
 
 H2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 PIPELINED_BYTES_MAX: Final = 65536
+CALLS_PER_CHECKPOINT: Final = 8  # of pipelined calls that were answered without a wait
 _REASONS: Final = {
     200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 402: b"Payment Required", 403: b"Forbidden",
     404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout", 409: b"Conflict",
@@ -58,8 +59,12 @@ class ExpressConnection:
             self._unwatch()
 
     async def _run(self) -> bytes | None:
+        calls = 0
         with self.scope:
             while True:
+                calls += 1
+                if self.buffer and calls % CALLS_PER_CHECKPOINT == 0:
+                    await trio.lowlevel.checkpoint()
                 try:
                     head, size = await self._next_head()
                 except GatewayError as error:
@@ -116,8 +121,9 @@ class ExpressConnection:
                 self.buffer = b""
                 return None, 0
             if not buffer:
-                self.deadline = trio.current_time() + self.edge.limits.header_s
                 self.buffer = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: skip blank lines before a request
+                if self.buffer:
+                    self.deadline = trio.current_time() + self.edge.limits.header_s
             else:
                 self.buffer = buffer + data
 
@@ -162,6 +168,7 @@ class ExpressConnection:
 
     async def _refuse(self, error: GatewayError) -> None:
         """Answer a head that cannot be served; the connection closes, as its framing is no longer known."""
+        self.buffer, self.deadline = b"", float("inf")  # this answer is the last one
         status, headers, body = error_reply(error, self.edge.ids.request_id())
         with trio.move_on_after(self.edge.limits.linger_s):
             await self.wire.send(render_head(self.edge, status, headers, length=len(body), close=True), body)
@@ -192,7 +199,8 @@ class ExpressExchange:
     """One request on an express connection. See Exchange."""
 
     __slots__ = (
-        "_body_held", "_chunked", "_connection", "_edge", "_head", "_owed", "_wire", "body_read", "gone",
+        "_body_held", "_chunked", "_complete", "_connection", "_cut", "_edge", "_head", "_owed", "_wire", "body_read",
+        "gone",
         "headers", "keep_alive", "lane", "linger", "method", "path", "reading_on", "request_id", "scope",
     )  # fmt: skip
 
@@ -203,6 +211,8 @@ class ExpressExchange:
         self._head = head
         self._body_held = 0
         self._owed = b""
+        self._complete = False
+        self._cut = False
         self._chunked = not head.http10
         self.body_read = False
         self.reading_on: trio.Event | None = None
@@ -323,6 +333,7 @@ class ExpressExchange:
         if not self.body_read:
             self._unread_body()
         head = render_head(self._edge, status, headers, length=len(body), close=self._closing())
+        self._complete = True
         await self._send(head, body)
 
     def _unread_body(self) -> None:
@@ -350,18 +361,26 @@ class ExpressExchange:
         await self._send(*self._framed(data, last=False))
 
     async def finish(self, last: bytes = b"") -> None:
-        """See Exchange."""
-        await self._send(*self._framed(last, last=True))
+        """See Exchange. After an answer that is complete, or was cut, only what is owed can still go."""
+        if self._complete or self._cut:
+            await self._send()
+        else:
+            await self._send(*self._framed(last, last=True))
 
     def finished(self) -> None:
         """See Exchange."""
 
     async def _send(self, *parts: bytes) -> None:
+        if self._cut:
+            return
         owed, self._owed = self._owed, b""
         try:
             await self._wire.send(owed, *parts)
         except ClientGone:
             self.gone = True
+            raise
+        except trio.Cancelled:  # somewhere inside: nothing that follows would be understood
+            self._cut, self.keep_alive = True, False
             raise
 
     def _closing(self) -> bool:
@@ -378,6 +397,7 @@ class ExpressExchange:
 
     def _framed(self, data: bytes, *, last: bool) -> tuple[bytes, ...]:
         """`data` in chunk framing (RFC 9112 section 7.1), not copied."""
+        self._complete = last
         if not self._chunked:
             return (data,)
         if not data:

@@ -5,7 +5,7 @@ Quart builds a Request of them.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ from gateway.route.catalog import Catalog, Entry
 
 CONTROL_BODY_BYTES_MAX = 64 * 1024
 CONTROL_BODY_S = 10
+View = Callable[..., Awaitable[Response]]  # always async: Quart runs others in threads, away from the loop's state
 
 
 class Control(Protocol):
@@ -78,6 +79,7 @@ def build_web(edge: Edge, control: Control) -> WebApp:
     app.edge = edge
     app.config["MAX_CONTENT_LENGTH"] = CONTROL_BODY_BYTES_MAX
     app.config["BODY_TIMEOUT"] = CONTROL_BODY_S
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.before_request(_begin)
     app.after_request(_add_ids)
     app.register_error_handler(GatewayError, _render)
@@ -89,22 +91,22 @@ def build_web(edge: Edge, control: Control) -> WebApp:
 
 
 def _add_models(app: WebApp, control: Control) -> None:
-    def list_models() -> Response:
+    async def list_models() -> Response:
         return _json({"object": "list", "data": [_model(entry) for entry in control.catalog.listed()]})
 
-    def one_model(name: str) -> Response:
+    async def one_model(name: str) -> Response:
         entry = control.catalog.get_listed(name)
         if entry is None:
             raise ModelNotFound(f"model {name[:80]!r} is not in the catalogue; GET /v1/models lists what is")
         return _json(_model(entry))
 
-    def keyed(view: Callable[..., Response]) -> Callable[..., Response]:
-        def checked(**values: str) -> Response:
+    def keyed(view: View) -> View:
+        async def checked(**values: str) -> Response:
             headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in request.headers.items()]
             secret = bearer(headers)
             if secret is None or control.keys.find(secret) is None:
                 raise InvalidKey(refusal(headers))
-            return view(**values)
+            return await view(**values)
 
         return checked
 
@@ -115,14 +117,14 @@ def _add_models(app: WebApp, control: Control) -> None:
 
 
 def _add_state(app: WebApp, control: Control) -> None:
-    def health() -> Response:
+    async def health() -> Response:
         return _json({"status": "ok"})
 
-    def ready() -> Response:
+    async def ready() -> Response:
         why = control.ready()
         return _json({"status": "ok"}) if why is None else _json({"status": "not_ready", "reason": why}, 503)
 
-    def metrics() -> Response:
+    async def metrics() -> Response:
         if not _may_read_metrics(control.metrics_token):
             raise NotFound("GET /metrics is served to loopback, or with the bearer token server.metrics_token")
         return Response(control.metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
@@ -161,17 +163,17 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(orjson.dumps(value), status, content_type="application/json")
 
 
-def _begin() -> None:
+async def _begin() -> None:
     g.request_id = request_id()
 
 
-def _add_ids(response: Response) -> Response:
+async def _add_ids(response: Response) -> Response:
     minted = g.get("request_id") or request_id()
     response.headers["x-request-id"] = response.headers["request-id"] = minted
     return response
 
 
-def _render(error: GatewayError) -> Response:
+async def _render(error: GatewayError) -> Response:
     status, headers, body = error_reply(error, g.get("request_id") or request_id())
     response = Response(body, status)
     for name, value in headers:
@@ -179,8 +181,8 @@ def _render(error: GatewayError) -> Response:
     return response
 
 
-def _render_http(error: HTTPException) -> Response:
-    return _render(_of_http(error))
+async def _render_http(error: HTTPException) -> Response:
+    return await _render(_of_http(error))
 
 
 def _of_http(error: HTTPException) -> GatewayError:
@@ -199,8 +201,8 @@ def _of_http(error: HTTPException) -> GatewayError:
     return Internal("the gateway failed; report the request id")
 
 
-def _render_bug(error: Exception) -> Response:
+async def _render_bug(error: Exception) -> Response:
     import structlog
 
     structlog.get_logger().error("view_failed", request_id=g.get("request_id"), exc_info=error)
-    return _render(Internal("the gateway failed; report the request id"))
+    return await _render(Internal("the gateway failed; report the request id"))

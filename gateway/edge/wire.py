@@ -10,6 +10,7 @@ import trio
 from gateway.exchange import ClientGone
 
 READ_BYTES = 65536
+READS_PER_CHECKPOINT = 8  # a client that always has bytes ready must not starve the others
 
 
 class Wire(Protocol):
@@ -26,12 +27,13 @@ class Wire(Protocol):
 
 
 class SocketWire:
-    """A cleartext socket. No checkpoint when the kernel is ready."""
+    """A cleartext socket. When the kernel is ready there is a checkpoint only every few reads."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_reads")
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._fd = stream.socket.fileno()
+        self._reads = 0
 
     def fileno(self) -> int | None:
         """The socket."""
@@ -39,11 +41,15 @@ class SocketWire:
 
     async def receive(self) -> bytes:
         """See Wire."""
+        self._reads += 1
+        if self._reads >= READS_PER_CHECKPOINT:
+            self._reads = 0
+            await trio.lowlevel.checkpoint()
         while True:
             try:
                 return os.read(self._fd, READ_BYTES)
             except BlockingIOError:
-                pass
+                self._reads = 0
             except OSError as exc:
                 raise ClientGone from exc
             await trio.lowlevel.wait_readable(self._fd)

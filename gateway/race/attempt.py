@@ -82,7 +82,8 @@ async def _connect(runner: Runner, attempt: Attempt) -> Lease:
         with trio.fail_after(runner.timeouts.connect_s):
             return await runner.pool.acquire(attempt.origin)
     except trio.TooSlowError:
-        raise AttemptFailed("connect_timeout") from None
+        full = runner.pool.is_full(attempt.origin)
+        raise AttemptFailed("pool_full" if full else "connect_timeout") from None
     except TransportBroken:
         raise AttemptFailed("connect_error") from None
 

@@ -12,18 +12,33 @@ from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Protocol
 
+import structlog
 import trio
 
-from gateway.core.call import Attempt, AttemptNote
+from gateway.core.call import Attempt
 from gateway.errors import AllFailed, AttemptFailed, GatewayError, NoRoute
 from gateway.upstream.answer import Answer
 
 Start = Callable[[Attempt], Awaitable[Answer]]
-_BUSY = frozenset({"status_429", "status_503", "connect_error", "connect_timeout", "first_content_timeout"})
+# Not answered, or answered that it has no time: nothing bad was said, so it is "unavailable", not "bad gateway".
+_BUSY = frozenset(
+    {
+        "status_429",
+        "status_503",
+        "connect_error",
+        "connect_timeout",
+        "first_content_timeout",
+        "answer_timeout",
+        "pool_full",
+    }
+)
 
 
 class Judge(Protocol):
     """Told of every outcome as it happens: health, metrics and the call's notes hang on it."""
+
+    def began(self, attempt: Attempt) -> None:
+        """The attempt starts."""
 
     def won(self, attempt: Attempt, duration_s: float) -> None:
         """The attempt has its first content."""
@@ -39,17 +54,9 @@ class Race:
     """One call's race. `hedge_delay_s` is inf for none; `may_hedge` asks the budget, once per hedge."""
 
     __slots__ = (
-        "_attempts",
-        "_dead",
-        "_failures",
-        "_hedge_delay_s",
-        "_judge",
-        "_may_hedge",
-        "_next",
-        "_notes",
-        "_over",
-        "_start",
-    )
+        "_dead", "_ended", "_failures", "_hedge_delay_s", "_judge", "_living", "_may_hedge", "_over", "_remaining",
+        "_start", "_told",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -60,22 +67,23 @@ class Race:
         hedge_delay_s: float = inf,
         may_hedge: Callable[[Attempt], bool] = lambda _attempt: False,
     ) -> None:
-        self._attempts = attempts
+        self._remaining = list(attempts)
         self._start = start
         self._judge = judge
         self._hedge_delay_s = hedge_delay_s
         self._may_hedge = may_hedge
-        self._next = 0
+        self._living: list[Attempt] = []
+        self._ended: trio.Event | None = None
         self._over = False
         self._dead: set[str] = set()
         self._failures: list[AttemptFailed] = []
-        self._notes: list[AttemptNote] = []
+        self._told: list[str] = []
 
     async def run(self) -> Answer:
         """Race to the first content. The caller owns the Answer. Raises Refused, AllFailed, NoRoute."""
-        if not self._attempts:
+        if not self._remaining:
             raise NoRoute("no enabled provider serves this model; the operator has to set a provider key")
-        if self._hedge_delay_s < inf and len(self._attempts) > 1:
+        if self._hedge_delay_s < inf and len(self._remaining) > 1:
             return await self._abreast()
         return await self._in_turn()
 
@@ -92,30 +100,26 @@ class Race:
         winners: list[Answer] = []
         refusals: list[GatewayError] = []
 
-        async def lane(attempt: Attempt, over: trio.Event) -> None:
+        async def lane(attempt: Attempt) -> None:
             try:
                 answer = await self._try(attempt)
             except GatewayError as refusal:
                 refusals.append(refusal)
                 nursery.cancel_scope.cancel()
                 return
-            if answer is None:
-                over.set()
-            else:
+            if answer is not None:
                 winners.append(answer)
                 nursery.cancel_scope.cancel()
+            self._living.remove(attempt)
+            if self._ended is not None:
+                self._ended.set()
 
         try:
             async with trio.open_nursery() as nursery:
-                attempt = self._take()
-                while attempt is not None:
-                    over = trio.Event()
-                    nursery.start_soon(lane, attempt, over)
-                    with trio.move_on_after(self._hedge_delay_s if attempt.on_disconnect == "cancel" else inf):
-                        await over.wait()  # nobody starts beside a provider that bills on after a cancel
-                    if not over.is_set() and not self._hedge_allowed():
-                        await over.wait()
-                    attempt = self._take()
+                while (attempt := self._take()) is not None:
+                    self._living.append(attempt)
+                    nursery.start_soon(lane, attempt)
+                    await self._until_next(attempt)
         except BaseException:
             for answer in winners:
                 answer.close()
@@ -126,38 +130,55 @@ class Race:
             raise refusals[0]
         raise self._all_failed()
 
+    async def _until_next(self, newest: Attempt) -> None:
+        """Wait until another attempt may start: none lives, or the newest had its time and a hedge is allowed."""
+        with trio.move_on_after(self._hedge_delay_s):
+            while newest in self._living:
+                await self._one_ended()
+        while self._living and not self._hedge_allowed():
+            await self._one_ended()
+
+    async def _one_ended(self) -> None:
+        self._ended = trio.Event()
+        await self._ended.wait()
+
     def _hedge_allowed(self) -> bool:
-        """Ask whether the next attempt may start beside the living: not onto a provider that bills after a cancel."""
+        """Whether the next attempt may start beside the living: none of them may bill on after a cancel, for all but
+        one will be cancelled; and the budget must allow it, which is asked last.
+        """
         following = self._peek()
-        return following is not None and following.on_disconnect == "cancel" and self._may_hedge(following)
+        if following is None or any(a.on_disconnect != "cancel" for a in (following, *self._living)):
+            return False
+        return self._may_hedge(following)
 
     def _peek(self) -> Attempt | None:
-        index = self._next
-        while index < len(self._attempts) and self._attempts[index].provider in self._dead:
-            index += 1
-        return self._attempts[index] if index < len(self._attempts) else None
+        """The next attempt worth making; beside living ones another provider first, as it is theirs that is slow."""
+        worth = [attempt for attempt in self._remaining if attempt.provider not in self._dead]
+        if self._living:
+            slow = {attempt.provider for attempt in self._living}
+            worth.sort(key=lambda attempt: attempt.provider in slow)
+        return worth[0] if worth else None
 
     def _take(self) -> Attempt | None:
         attempt = self._peek()
         if attempt is not None:
-            self._next = self._attempts.index(attempt, self._next) + 1
+            self._remaining.remove(attempt)
         return attempt
 
     async def _try(self, attempt: Attempt) -> Answer | None:
         """Run one attempt; None when it failed and others may follow. Raises the refusal when none may."""
         began = trio.current_time()
+        self._judge.began(attempt)
         try:
             answer = await self._start(attempt)
         except AttemptFailed as failure:
-            self._judge.failed(attempt, failure, trio.current_time() - began)
-            if failure.reach == "call" and failure.refusal is not None:
-                raise failure.refusal from None
-            if failure.reach == "provider":
-                self._dead.add(attempt.provider)
-            self._failures.append(failure)
-            self._notes.append(AttemptNote(attempt.provider, failure.outcome, failure.status, 0.0))
+            self._failed(attempt, failure, trio.current_time() - began)
             return None
-        except trio.Cancelled:
+        except Exception as exc:  # noqa: BLE001 - a bug of ours in one attempt: tell of it, and let the others try
+            structlog.get_logger().error("attempt_failed", provider=attempt.provider, exc_info=exc)
+            self._failed(attempt, AttemptFailed("internal"), trio.current_time() - began)
+            return None
+        except BaseException:
             self._judge.lost(attempt, trio.current_time() - began)
             raise
         if self._over:  # two finished in the same tick: the first keeps it
@@ -168,13 +189,21 @@ class Race:
         self._judge.won(attempt, trio.current_time() - began)
         return answer
 
+    def _failed(self, attempt: Attempt, failure: AttemptFailed, duration_s: float) -> None:
+        self._judge.failed(attempt, failure, duration_s)
+        if failure.reach == "call" and failure.refusal is not None:
+            raise failure.refusal from None
+        if failure.reach == "provider":
+            self._dead.add(attempt.provider)
+        self._failures.append(failure)
+        self._told.append(f"{attempt.provider}: {failure.outcome}")
+
     def _all_failed(self) -> AllFailed:
         """502 when any provider answered badly, else 503 with the least Retry-After: a 429 is never the caller's."""
         waits = [failure.retry_after_s for failure in self._failures if failure.retry_after_s is not None]
-        told = ", ".join(f"{note.provider}: {note.outcome}" for note in self._notes)
         busy = all(failure.outcome in _BUSY for failure in self._failures)
         return AllFailed(
-            f"every provider failed ({told}); retry, or choose another model",
+            f"every provider failed ({', '.join(self._told)}); retry, or choose another model",
             status=503 if busy else 502,
             retry_after_s=(min(waits) if waits else 1.0) if busy else None,
         )

@@ -83,9 +83,10 @@ class _Lane:
         try:
             self._write(rest)
         except ClientGone as gone:
-            return self._end(gone)
+            self._end(gone)
+            return
         if self._backlog:
-            return None
+            return
         self._pollset.remove(self._client_fd, WRITABLE)
         if self._answer.ended:
             self._end(None)

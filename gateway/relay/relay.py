@@ -30,14 +30,21 @@ class Relay:
         self._pump = pump
         self._timeouts = timeouts
 
-    async def carry(self, answer: Answer, exchange: Exchange, status: int, headers: Headers) -> int:
+    async def carry(self, answer: Answer, exchange: Exchange, headers: Headers, *, begun: bool = False) -> int:
         """Start the client's answer with what the race held back, then carry the rest; bytes of frames sent.
+
+        `begun` when its head has gone already.
 
         Raises StreamFault, ClientGone, ClientStalled, UpstreamIdle. The answer stays the caller's to close.
         """
         pending, answer.pending = answer.pending, b""
         with trio.move_on_after(self._timeouts.client_stall_s) as scope:
-            await exchange.start(status, headers, pending, last=answer.ended)
+            if not begun:
+                await exchange.start(200, headers, pending, last=answer.ended)
+            elif answer.ended:
+                await exchange.finish(pending)
+            else:
+                await exchange.send(pending)
         if scope.cancelled_caught:
             raise ClientStalled
         if answer.ended:

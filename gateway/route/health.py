@@ -43,28 +43,32 @@ class Health:
             return "closed"
         return "open" if now < breaker.open_until or breaker.probing else "half_open"
 
-    def started(self, target: Target, now: float) -> None:
-        """An attempt starts: the first one into a half-open breaker is its probe."""
+    def started(self, target: Target, now: float) -> bool:
+        """An attempt starts; whether it is the probe of a half-open breaker."""
         breaker = self._breakers.get(target)
-        if breaker is not None and breaker.tripped and now >= breaker.open_until:
-            breaker.probing = True
+        if breaker is None or not breaker.tripped or breaker.probing or now < breaker.open_until:
+            return False
+        breaker.probing = True
+        return True
 
-    def succeeded(self, target: Target) -> None:
-        """The provider answered as it should."""
-        self._breakers.pop(target, None)
-
-    def abandoned(self, target: Target) -> None:
-        """An attempt was cancelled: it says nothing, but a probe is no longer under way."""
+    def succeeded(self, target: Target, *, probe: bool) -> None:
+        """The provider answered as it should. Closes the breaker, unless it opened after this attempt had begun."""
         breaker = self._breakers.get(target)
-        if breaker is not None:
+        if breaker is not None and (probe or not breaker.tripped):
+            del self._breakers[target]
+
+    def abandoned(self, target: Target, *, probe: bool) -> None:
+        """An attempt says nothing of its provider (it was cancelled, say): its probe, if it was one, is over."""
+        breaker = self._breakers.get(target)
+        if breaker is not None and probe:
             breaker.probing = False
 
-    def failed(self, target: Target, now: float, retry_after_s: float | None = None) -> None:
+    def failed(self, target: Target, now: float, *, probe: bool, retry_after_s: float | None = None) -> None:
         """The provider failed; `retry_after_s` when it said for how long."""
         breaker = self._breakers.setdefault(target, _Breaker())
         breaker.failures += 1
-        breaker.probing = False
-        if breaker.tripped and now >= breaker.open_until:
+        if probe:
+            breaker.probing = False
             breaker.open_s = min(breaker.open_s * 2, OPEN_S_MAX)
         if breaker.tripped or breaker.failures >= FAILURES_TO_OPEN:
             breaker.tripped = True

@@ -1,8 +1,8 @@
 """The end of a call: what was used, what it cost, written down once. Synchronous, so nothing can cut it short.
 
 Usage is what the provider reported; an explicit 0 is 0. Without a report the deltas that went by are counted and the
-prompt is estimated from the size of the request, flagged `usage_estimated`. A provider that bills on after the client
-left (`on_disconnect = "cap"`) is booked at the cap of the request: its `max_tokens`, or what was seen when it had none.
+prompt is estimated from the size of the request, flagged `usage_estimated`. A provider that bills on after a
+cancel (`on_disconnect = "cap"`) is booked at the cap of the request, its `max_tokens`, or else at what was seen.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def record_of(call: Call, now: float) -> CallRecord:
     winner = call.winner
     cost = price(usage, winner.offer) if winner is not None else 0
     provider_cost = cost
-    if winner is not None and winner.on_disconnect == "cap" and call.ended == "client_gone" and call.usage is None:
+    if winner is not None and winner.on_disconnect == "cap" and call.ended != "complete" and call.usage is None:
         cap = max(usage.completion, call.max_tokens or 0)
         provider_cost = price(Usage(usage.prompt, cap, usage.cached, estimated=True), winner.offer)
     first = call.first_content_at

@@ -36,7 +36,9 @@ def connect(path: Path, *, busy_s: float = BUSY_S, create: bool = True) -> sqlit
     Raises sqlite3.Error; with `create` false also when the file is missing.
     """
     if create:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        # Only a file that was not there: closing any descriptor of a live one drops this process's POSIX locks on it.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     uri = f"{path.resolve().as_uri()}?mode=rw"
     conn = sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False)
     try:

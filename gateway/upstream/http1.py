@@ -138,5 +138,5 @@ def _date_s(text: str) -> float:
 
     try:
         return parsedate_to_datetime(text).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError, TypeError):
         return -1.0

@@ -125,6 +125,10 @@ class Pool:
             raise
         return lease
 
+    def is_full(self, origin: Origin) -> bool:
+        """Whether every place of an origin is taken."""
+        return self._bucket(origin).limiter.available_tokens == 0
+
     def _bucket(self, origin: Origin) -> _Bucket:
         bucket = self._buckets.get(origin)
         if bucket is None:
@@ -199,6 +203,7 @@ class Dialer:
 
     def __init__(self) -> None:
         self._contexts: dict[str | None, ssl.SSLContext] = {}
+        self._context(None)  # 20 ms that no call should wait for
 
     async def __call__(self, origin: Origin) -> Transport:
         """Connect. Raises TransportBroken; the caller's deadline bounds it."""
@@ -208,11 +213,14 @@ class Dialer:
             raise TransportBroken(exc.strerror or "connection failed") from exc
         if not origin.tls:
             return SocketTransport(stream)
-        transport = TlsTransport(stream, self._context(origin.ca_file), origin.host)
         try:
+            transport = TlsTransport(stream, self._context(origin.ca_file), origin.host)
             await transport.handshake()
+        except OSError as exc:
+            stream.socket.close()
+            raise TransportBroken("the CA file cannot be read") from exc
         except BaseException:
-            transport.close()
+            stream.socket.close()
             raise
         return transport
 

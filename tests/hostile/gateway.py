@@ -151,6 +151,7 @@ class Target:
     async def gauges(self) -> dict[str, float]:
         """The metrics, summed over their labels; `gateway_upstream_connections` apart by state."""
         answer = await self.lanes[0].ask(Ask("GET", "/metrics"))
+        assert answer.status == 200, self.process.stderr()[-3000:]
         found: dict[str, float] = {}
         for line in answer.body.decode().splitlines():
             if line.startswith("#") or not line:

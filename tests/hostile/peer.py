@@ -129,6 +129,8 @@ class Peer:
 
     async def _take(self, frame: Frame) -> None:
         answer = self.answers[frame.stream_id]
+        if isinstance(frame, (HeadersFrame, DataFrame)) and "END_STREAM" in frame.flags:
+            answer.ended = True  # before anything that can be cancelled
         match frame:
             case HeadersFrame() | ContinuationFrame():
                 decoded = self._decoder.decode(bytes(frame.data))
@@ -147,8 +149,6 @@ class Peer:
                 self.settings.update(frame.settings)
             case PingFrame():
                 self.pongs += 1
-        if isinstance(frame, (HeadersFrame, DataFrame)) and "END_STREAM" in frame.flags:
-            answer.ended = True
 
     async def _give_back(self, frame: DataFrame) -> None:
         updates = [WindowUpdateFrame(number, frame.flow_controlled_length) for number in (0, frame.stream_id)]

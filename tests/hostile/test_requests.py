@@ -147,7 +147,9 @@ async def test_a_hostile_head_is_answered_once_and_closed(target: Target, lane: 
 
 async def test_tls_without_alpn_upgrades_to_nothing(tls: Target) -> None:
     async def assault() -> None:
-        context = ssl.create_default_context(cafile=tls.lanes[0].certificate.certfile)
+        certificate = tls.lanes[0].certificate
+        assert certificate is not None
+        context = ssl.create_default_context(cafile=certificate.certfile)
         for settings in (b"!!!notb64", b"AAX__w__AAT_____"):
             raw = await trio.open_tcp_stream("127.0.0.1", tls.port)
             stream = trio.SSLStream(raw, context, server_hostname="127.0.0.1", https_compatible=True)
@@ -221,7 +223,8 @@ async def test_a_revoked_key_is_refused_within_a_second(hypercorn: Target) -> No
         async with trio.open_nursery() as nursery:
             for _ in range(10):
                 nursery.start_soon(lane.ask, ask)
-            await trio.to_thread.run_sync(hypercorn.process.command, "keys", "revoke", created.id)
+            done = await trio.to_thread.run_sync(hypercorn.process.command, "keys", "revoke", created.id)
+            assert done.returncode == 0, done.stderr
             with trio.fail_after(1.5):  # a second, and the time of a whole answer
                 while (await lane.ask(ask)).status != 401:
                     await trio.sleep(0.02)
