@@ -24,7 +24,7 @@ Label = Literal["answered", "answered by fallback", "typed error", "client left"
 WHERES: tuple[Where, ...] = ("first", "second", "both")
 WORDS_MAX = 40
 GOOD_FIRST, GOOD_SECOND = "words", "echo"
-LEAVE_FRAMES, LEAVE_S = 3, 0.3
+LEAVE_FRAMES, LEAVE_S = 3, 1.5  # late enough for a first failure, before any timeout
 _TAKES_OVER = (Due.TAKEOVER, Due.BROKEN)
 _ALL_FAILED = frozenset({502, 503, 504})
 

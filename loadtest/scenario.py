@@ -120,7 +120,7 @@ async def _drive(outcome: Outcome, size: Size, seed: int, say: Say, gateway: ser
     site = _site(gateway.target, "load/")
     warm = Phase(size.warm, MIXED)
     await run_phase(warm, site, seed)
-    before = await _at_rest(outcome, gateway)
+    before = await _files(outcome, gateway)
     left, abandoned = warm.stats.left, await _abandoned(upstream, 0)
     cpu_from_s, own_from_s = cpu_s(pid), time.process_time()
     memory = vitals.Memory()
@@ -140,15 +140,15 @@ async def _drive(outcome: Outcome, size: Size, seed: int, say: Say, gateway: ser
     outcome.checks.append(thresholds.of_leaks(await vitals.leaks(gateway.target, within_s=_SETTLED_S)))
     abandoned = await _abandoned(upstream, left)
     outcome.checks.append(thresholds.of_abandoned(left, abandoned))
-    after = await _at_rest(outcome, gateway)
+    after = await _files(outcome, gateway)
     if before is not None and after is not None:
-        outcome.checks.append(thresholds.of_files(before.files, after.files))
+        outcome.checks.append(thresholds.of_files(before, after))
     return sum(phase.stats.recorded for phase in (warm, *outcome.phases.values()))
 
 
-async def _at_rest(outcome: Outcome, gateway: servers.Gateway) -> vitals.Level | None:
+async def _files(outcome: Outcome, gateway: servers.Gateway) -> int | None:
     try:
-        return await vitals.at_rest(gateway.target, gateway.server.pid)
+        return await vitals.files_at_rest(gateway.target, gateway.server.pid)
     except vitals.MetricsMissing as exc:
         outcome.checks.append(Check("metrics", str(exc), False))
         return None

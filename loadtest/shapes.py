@@ -27,11 +27,6 @@ class LoadShape:
 
     arrivals: ClassVar[Arrivals] = "closed"
 
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        return type(self).__name__
-
     def tick(self, run_s: float) -> Tick | None:
         """The load at `run_s` seconds; None when the phase is over."""
         raise NotImplementedError

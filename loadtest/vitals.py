@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from bench.measure import cpu_s, rss_bytes
+from bench.measure import rss_bytes
 from loadtest.client import Client, get
 from loadtest.servers import Target
 from loadtest.stats import slope_per_s
@@ -32,7 +32,7 @@ def parse(text: str) -> dict[str, float]:
 
 
 async def scrape(target: Target) -> dict[str, float]:
-    """GET /metrics over a connection of its own. Raises MetricsMissing."""
+    """GET /metrics over a connection of its own. Raises Raises MetricsMissing."""
     client = Client(target.host, target.port)
     try:
         with trio.move_on_after(_SCRAPE_S):
@@ -66,21 +66,13 @@ def open_files(pid: int) -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
-    """The process at rest: descriptors that are no upstream connection of the warm pool and no client."""
-
-    files: int
-    rss_bytes: int
-    cpu_s: float
-
-
-async def at_rest(target: Target, pid: int) -> Level:
-    """Take the level. Raises MetricsMissing."""
+async def files_at_rest(target: Target, pid: int) -> int:
+    """The gateway's descriptors that are no connection: neither a client's nor one of the warm pool. Raises MetricsMissing."""
     levels = await scrape(target)
-    connections = levels.get("gateway_upstream_connections", 0.0)
-    files = open_files(pid) - int(connections + levels["gateway_client_connections"])
-    return Level(files, rss_bytes(pid), cpu_s(pid))
+    clients = levels.get("gateway_client_connections")
+    if clients is None:
+        raise MetricsMissing("/metrics lacks gateway_client_connections")
+    return open_files(pid) - int(clients + levels.get("gateway_upstream_connections", 0.0))
 
 
 @dataclass(slots=True)

@@ -48,7 +48,8 @@ def _outcome(fault: str, *, stream: bool) -> tuple[int, str | None, bool | None]
     if fault.startswith("status_") or fault in NO_ANSWER:
         return 502, "upstream_error", None
     if not stream:
-        return (502, "upstream_error", None) if fault in {"cut", "stall"} else (200, None, None)
+        failed = {"cut": 502, "stall": 503}  # a broken answer is a bad one; one that never ends is a timeout
+        return (failed[fault], "upstream_error", None) if fault in failed else (200, None, None)
     return 200, None, fault not in BREAKS_STREAM
 
 

@@ -163,8 +163,7 @@ def talk_rows(header_s: float, body_s: float) -> list[HostileRow]:
     return [
         HostileRow("expect-continue", (expect, BODY), (200,), closes=None, gap_s=0.2, interim=(100,)),
         HostileRow("expect-no-key", (unknown,), (401,), code="invalid_api_key"),
-        HostileRow("expect-other-path", (expect.replace(b"/v1/chat", b"/v1/chut"),), (404,), code="not_found",
-            interim=(100,)),
+        HostileRow("expect-other-path", (expect.replace(b"/v1/chat", b"/v1/chut"),), (404,), code="not_found"),
         HostileRow("split-at-each-byte", (GOOD,), (200,), closes=None, bytewise=True),
         HostileRow("split-in-head", (GOOD[:20], GOOD[20:]), (200,), closes=None, gap_s=0.1),
         HostileRow("split-before-body", (GOOD[: -len(BODY)], BODY), (200,), closes=None, gap_s=0.1),

@@ -295,7 +295,7 @@ def _model_rows(no_body: Callable[..., Row]) -> list[Row]:
         no_body("models-head", "HEAD", "/v1/models"),
         no_body("models-delete", "DELETE", "/v1/models", 405, "method_not_allowed"),
         at(HI, "models-post", path="/v1/models", status=405, code="method_not_allowed"),
-        no_body("models-options", "OPTIONS", "/v1/models"),
+        no_body("models-options", "OPTIONS", "/v1/models", 405, "method_not_allowed"),
     ]
     listing = no_body("m", "GET", "/v1/models")
     return [

@@ -15,7 +15,7 @@ TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _MARK = b'"\\u0000probe'  # one decode tells which match is the top-level one, however many there are
 _NULL = msgspec.Raw(b"null")
 SMALL_BYTES_MAX = 256 * 1024
-KEYS_MAX = 50_000
+KEYS_MAX = 100_000
 _MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*"|null)')
 
 
@@ -37,7 +37,7 @@ _BIG = msgspec.json.Decoder(_Big)
 def has_too_many_members(text: bytes) -> bool:
     """Whether decoding the top level would hold the loop: a million tiny members take a second.
 
-    Told without making them: over 50,000 keys in all, and over 256 KiB outside of the members that may be large.
+    Told without making them: over 100,000 keys in all, and over 256 KiB outside of the members that may be large.
     False for what is no JSON object: decoding will say so.
     """
     if len(text) <= SMALL_BYTES_MAX or text.count(b'":') <= KEYS_MAX:

@@ -7,7 +7,6 @@ its log has no fault that a guard had to catch.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
@@ -140,7 +139,7 @@ class Target:
 
     def descriptors(self) -> int:
         """Open files and sockets of the process."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
 
     def records(self, where: str = "1") -> int:
         """How many records of calls there are."""
@@ -157,8 +156,8 @@ class Target:
             if line.startswith("#") or not line:
                 continue
             name, _, value = line.rpartition(" ")
-            label = 'state="used"' in name and " used" or 'state="idle"' in name and " idle" or ""
-            name = name.partition("{")[0] + label
+            state = next((state for state in ("used", "idle") if f'state="{state}"' in name), "")
+            name = f"{name.partition('{')[0]} {state}".strip()
             found[name] = found.get(name, 0) + float(value)
         return found
 

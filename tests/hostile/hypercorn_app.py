@@ -41,9 +41,9 @@ class GuardedServer(BoundedSendMixin):
         COUNTS["connections"] += 1
         try:
             await super().run()
-        except* Exception as faults:
+        except* Exception as faults:  # noqa: BLE001 - the guard
             COUNTS["faults"] += 1
-            await self.config.log.exception("fault of a connection: %r", faults)
+            await self.config.log.exception("fault of a connection: %r", faults)  # noqa: TRY401
         finally:
             COUNTS["connections"] -= 1
 

@@ -204,7 +204,7 @@ async def test_neither_push_nor_connect_protocol_is_offered(server: Server) -> N
             await assert_alive(peer, 1)
             assert peer.settings.get(SettingsFrame.ENABLE_CONNECT_PROTOCOL, 0) == 0
             assert peer.settings[SettingsFrame.MAX_CONCURRENT_STREAMS] == STREAMS_MAX
-            unknown = {code: 7 for code in range(100, 250)}
+            unknown = dict.fromkeys(range(100, 250), 7)
             await peer.send(SettingsFrame(0, settings=unknown), SettingsFrame(0, settings={1: 2**32 - 1}))
             for stream_id in range(3, 60, 2):
                 await assert_alive(peer, stream_id)

@@ -53,7 +53,8 @@ def h1_seeds(target: Target) -> list[bytes]:
     body = chat_body("sim/words")
     asks = [
         target.ask(body), target.ask(chat_body("sim/words", stream=False)), Ask("GET", "/health"),
-        Ask("POST", CHAT, target.headers, pieces=(body[:20], body[20:])), Ask("GET", "/v1/models/sim/words", target.headers),
+        Ask("POST", CHAT, target.headers, pieces=(body[:20], body[20:])),
+        Ask("GET", "/v1/models/sim/words", target.headers),
         Ask("HEAD", "/ready"), Ask("POST", "/api" + CHAT, (), body),
     ]  # fmt: skip
     return [*map(encode, asks), encode(asks[0]) + encode(asks[2])]
@@ -92,7 +93,8 @@ async def answered_or_closed(lane: OpenLane, data: bytes, limiter: trio.Capacity
 
 Seeds = Callable[[Target], list[bytes]]
 RUNS: list[tuple[str, str, Seeds, int]] = [
-    ("clear", "express", h1_seeds, 2_000), ("hypercorn", "hypercorn-h1", h1_seeds, 700), ("tls", "tls-h1", h1_seeds, 300),
+    ("clear", "express", h1_seeds, 2_000), ("hypercorn", "hypercorn-h1", h1_seeds, 700),
+    ("tls", "tls-h1", h1_seeds, 300),
     ("clear", "h2", h2_seeds, 800), ("tls", "tls-h2", h2_seeds, 200),
 ]  # fmt: skip
 

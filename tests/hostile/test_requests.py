@@ -178,6 +178,7 @@ def raw_body(text: bytes) -> bytes:
     return b'{"model":"sim/words","messages":[{"role":"user","content":"Hi"}],' + text + b"}"
 
 
+ODD_LIMITS = (b"-1", b"9223372036854775808", b"true", b'"5"')
 BODIES: list[tuple[str, bytes, set[int]]] = [
     ("deep-bare", b"[" * 100_000, {400}),
     ("deep-field", raw_body(b'"x":' + b"[" * 100_000 + b"]" * 100_000), {400}),
@@ -192,7 +193,7 @@ BODIES: list[tuple[str, bytes, set[int]]] = [
     ("utf-16", chat_body("sim/words").decode().encode("utf-16"), {400}),
     ("bom", b"\xef\xbb\xbf" + chat_body("sim/words"), {200, 400}),
     ("not-utf8", raw_body(b'"user":"\xff"'), {400}),
-    *((f"max-tokens-{n}", raw_body(b'"max_tokens":' + v), {400}) for n, v in enumerate((b"-1", b"9223372036854775808", b"true", b'"5"'))),
+    *((f"max-tokens-{n}", raw_body(b'"max_tokens":' + v), {400}) for n, v in enumerate(ODD_LIMITS)),
     ("max-tokens-billion", raw_body(b'"max_tokens":1000000000'), {200, 400}),
     ("stream-options-odd", raw_body(b'"stream":true,"stream_options":[1]'), {400}),
     ("nul", raw_body(b'"user":"\\u0000"'), {200}),
@@ -218,7 +219,7 @@ async def test_a_revoked_key_is_refused_within_a_second(hypercorn: Target) -> No
         ask = Ask("POST", CHAT, ((b"authorization", b"Bearer " + created.secret.encode()),), chat_body("sim/words"))
         lane = hypercorn.lanes[0]
         with trio.fail_after(2):
-            while (await lane.ask(ask)).status != 200:
+            while (await lane.ask(ask)).status != 200:  # noqa: ASYNC110 - another process
                 await trio.sleep(0.05)
         async with trio.open_nursery() as nursery:
             for _ in range(10):
@@ -226,7 +227,7 @@ async def test_a_revoked_key_is_refused_within_a_second(hypercorn: Target) -> No
             done = await trio.to_thread.run_sync(hypercorn.process.command, "keys", "revoke", created.id)
             assert done.returncode == 0, done.stderr
             with trio.fail_after(1.5):  # a second, and the time of a whole answer
-                while (await lane.ask(ask)).status != 401:
+                while (await lane.ask(ask)).status != 401:  # noqa: ASYNC110 - another process
                     await trio.sleep(0.02)
         assert (await lane.ask(hypercorn.ask(chat_body("sim/words")))).status == 200
 
