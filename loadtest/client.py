@@ -124,9 +124,11 @@ class Client:
 
     async def _read(self, stream: trio.SocketStream, reply: Reply, leave_after: int) -> None:
         parser = httptools.HttpResponseParser(reply)
-        while not reply.complete:
+        while True:
             if 0 <= leave_after <= reply.frames:
                 reply.left = True
+                return
+            if reply.complete:
                 return
             data = await stream.receive_some(_READ_BYTES)
             if not data:

@@ -67,7 +67,7 @@ def open_files(pid: int) -> int:
 
 
 async def files_at_rest(target: Target, pid: int) -> int:
-    """The gateway's descriptors that are no connection: neither a client's nor one of the warm pool. Raises MetricsMissing."""
+    """The gateway's descriptors that are no connection, a client's or one of the warm pool. Raises MetricsMissing."""
     levels = await scrape(target)
     clients = levels.get("gateway_client_connections")
     if clients is None:

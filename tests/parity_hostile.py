@@ -26,7 +26,7 @@ AS_CHUNK = b"%x\r\n%b\r\n" % (len(BODY), BODY)
 class HostileRow:
     """`pieces` are sent one after the other, `gap_s` apart; `closes` None where lanes may choose.
 
-    `interim` are the 1xx statuses before the first answer.
+    `interim` are the 1xx statuses before the first answer, None where Quart may or may not ask for the body first.
     """
 
     name: str
@@ -35,7 +35,7 @@ class HostileRow:
     closes: bool | None = True
     code: str | None = None
     gap_s: float = 0.0
-    interim: tuple[int, ...] = ()
+    interim: tuple[int, ...] | None = ()
     bytewise: bool = False  # one piece, sent byte by byte
     h11: tuple[int, str] | None = None  # status and code where h11 decodes the chunks; the wording is its own too
 
@@ -163,7 +163,8 @@ def talk_rows(header_s: float, body_s: float) -> list[HostileRow]:
     return [
         HostileRow("expect-continue", (expect, BODY), (200,), closes=None, gap_s=0.2, interim=(100,)),
         HostileRow("expect-no-key", (unknown,), (401,), code="invalid_api_key"),
-        HostileRow("expect-other-path", (expect.replace(b"/v1/chat", b"/v1/chut"),), (404,), code="not_found"),
+        HostileRow("expect-other-path", (expect.replace(b"/v1/chat", b"/v1/chut"),), (404,), code="not_found",
+            interim=None),
         HostileRow("split-at-each-byte", (GOOD,), (200,), closes=None, bytewise=True),
         HostileRow("split-in-head", (GOOD[:20], GOOD[20:]), (200,), closes=None, gap_s=0.1),
         HostileRow("split-before-body", (GOOD[: -len(BODY)], BODY), (200,), closes=None, gap_s=0.1),

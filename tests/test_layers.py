@@ -1,4 +1,4 @@
-"""The architecture, held by a test: which layer may import which, what pure files may not touch, how long things are."""
+"""The architecture, held by a test: who may import whom, what pure files may not touch, how long things are."""
 
 from __future__ import annotations
 

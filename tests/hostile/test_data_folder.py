@@ -13,7 +13,7 @@ async def test_a_command_leaves_the_serving_process_its_database(clear: Target) 
     """A process that opens and closes the file by hand drops its own locks; the next command would delete the WAL."""
     done = await trio.to_thread.run_sync(clear.process.command, "keys", "list")
     assert done.returncode == 0, done.stderr
-    files = [str(link.readlink()) for link in Path(f"/proc/{clear.process.pid}/fd").iterdir()]
+    files = [str(link.readlink()) for link in Path(f"/proc/{clear.process.pid}/fd").iterdir()]  # noqa: ASYNC240 - proc
     assert not [name for name in files if name.endswith(" (deleted)") and "gateway.db" in name]
     before = clear.records()
     answer = await clear.lanes[0].ask(clear.ask(chat_body("h/good")))

@@ -274,7 +274,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "choices-deep": fixed(HEAD, length(200_012), b"\r\n", b'{"choices":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     "retry-after-year": fixed(retry_after(b"Mon, 01 Jan 2020 99999999999999999999:00:00 GMT")),
     "retry-after-zone": fixed(retry_after(b"Mon, 01 Jan 2020 00:00:00 +99999999999999")),
-    "blank-line-more": frames(CHUNKS[2] + b"\n"), "blank-lines": frames(b"\n\n\n\n\n"),
+    "blank-line-more": frames(chunk("") + b"\n"), "blank-lines": frames(b"\n\n\n\n\n"),
     "comment-odd": frames(b":null\n\n\n"),
     "model-number-deep": frames(b'data: {"model":5,"choices":[{"delta":{"content":"a"}}],"deep":' + DEEP + b"}\n\n"),
     "line-ends-mixed": frames(b'data: {"model":"x",\r\ndata: "choices":[]}\r\n\rd\r\n\r"error":\n\n'),

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-import xllamacpp  # type: ignore[import-untyped]
+import xllamacpp
 
 from tests.real import SLOT_CONTEXT_TOKENS, SLOTS
 
