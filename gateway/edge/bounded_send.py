@@ -56,8 +56,8 @@ class BoundedSendMixin(TCPServer):
                     await self.stream.send_all(view[start : start + SLICE_BYTES])
                 if self._send_scope.cancelled_caught:
                     return False
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return False
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+            return False  # busy: the app is closing the connection meanwhile
         finally:
             self._send_scope = None
         return True

@@ -151,6 +151,7 @@ class ExpressExchange:
             if decoder.done:
                 self._connection.buffer = decoder.rest
                 return b"".join(parts)
+            await trio.lowlevel.checkpoint()  # decoding chunks is slow enough to let others in
             data = await self._receive_some()
 
     async def _receive_some(self) -> bytes:

@@ -53,10 +53,10 @@ class _Lane:
             raw = self._answer.receive_now()
             if raw is None:
                 return
-            self.last_in = self._pollset.now
             out = self._answer.advance(raw)
             ended = self._answer.ended
             if out or ended:
+                self.last_in = self._pollset.now  # a provider's comments are no progress
                 self.bytes_out += len(out)
                 self._write(self._exchange.wire(out, last=ended))
             if ended and not self._backlog:

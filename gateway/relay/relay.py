@@ -55,13 +55,15 @@ class Relay:
         return len(pending) + await self._carry_here(answer, exchange)
 
     async def _carry_here(self, answer: Answer, exchange: Exchange) -> int:
-        sent, reads, said_at = 0, 0, trio.current_time()
+        sent, reads = 0, 0
+        said_at = frame_at = trio.current_time()
         while not answer.ended:
             raw = answer.receive_now()
             if raw is None:
-                raw, said_at = await self._wait(answer, exchange, said_at)
+                raw, said_at = await self._wait(answer, exchange, said_at, frame_at + self._timeouts.idle_s)
             elif (reads := reads + 1) % READS_PER_CHECKPOINT == 0:
                 await trio.lowlevel.checkpoint()
+                self._check_idle(frame_at)
             try:
                 out = answer.advance(raw)
             except StreamFault as fault:
@@ -69,16 +71,20 @@ class Relay:
                     await self._send(exchange, fault.before)
                 raise
             sent += len(out)
-            if out and not answer.ended:
-                await self._send(exchange, out)
-                said_at = trio.current_time()
-            elif answer.ended:
+            if answer.ended:
                 await self._finish(exchange, out)
+            elif out:
+                await self._send(exchange, out)
+                said_at = frame_at = trio.current_time()
         return sent
 
-    async def _wait(self, answer: Answer, exchange: Exchange, said_at: float) -> tuple[bytes, float]:
+    def _check_idle(self, frame_at: float) -> None:
+        """A provider that floods us with comments is idle too."""
+        if trio.current_time() >= frame_at + self._timeouts.idle_s:
+            raise UpstreamIdle
+
+    async def _wait(self, answer: Answer, exchange: Exchange, said_at: float, idle_at: float) -> tuple[bytes, float]:
         """Wait for bytes; fill the client's silence with comments until the provider counts as idle."""
-        idle_at = trio.current_time() + self._timeouts.idle_s
         silence_s = self._timeouts.keepalive_s or inf
         while True:
             with trio.CancelScope(deadline=min(idle_at, said_at + silence_s)):

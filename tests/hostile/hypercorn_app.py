@@ -41,7 +41,7 @@ class GuardedServer(BoundedSendMixin):
         COUNTS["connections"] += 1
         try:
             await super().run()
-        except* Exception as faults:  # noqa: BLE001 - the guard
+        except* Exception as faults:
             COUNTS["faults"] += 1
             await self.config.log.exception("fault of a connection: %r", faults)  # noqa: TRY401
         finally:
