@@ -156,11 +156,18 @@ async def test_keepalive_though_the_provider_sends_what_the_client_never_sees(
 ) -> None:
     """Comments of the provider are dropped and half a frame is held: the client's side is silent all the same."""
     steps = [BEGIN, *[step for _ in range(10) for step in (Wait(3), COMMENT)], END]
-    world, exchange = await stream(nursery, *steps, keepalive_s=5, idle_s=18)
+    world, exchange = await stream(nursery, *steps, keepalive_s=5, idle_s=35)
     times = [when for when, data in exchange.sent if data == KEEPALIVE]
     gaps = [b - a for a, b in zip([0.0, *times], [*times, 30.0], strict=True)]
     assert max(gaps) <= 5
     assert world.record.ended == "complete"
+
+
+async def test_a_providers_comments_are_no_progress(nursery: trio.Nursery, autojump_clock: object) -> None:
+    steps = [BEGIN, *[step for _ in range(10) for step in (Wait(3), COMMENT)], END]
+    world, exchange = await stream(nursery, *steps, idle_s=18)
+    assert_error_frame(exchange, world, "timeout")
+    assert exchange.ended_at == 18
 
 
 async def test_a_client_that_leaves_during_a_keepalive(nursery: trio.Nursery, autojump_clock: object) -> None:
