@@ -14,13 +14,19 @@ INFERENCE_PATHS: Final = frozenset({"/v1/chat/completions", "/api/v1/chat/comple
 
 
 class ClientGone(Exception):
-    """The client closed or broke its connection, or stopped reading for `client_stall_s`."""
+    """The client closed or broke its connection."""
+
+
+class ClientStalled(Exception):
+    """The client read nothing for `client_stall_s`."""
 
 
 class Exchange(Protocol):
     """One request and the answer to it. Exactly one of `reply` or `start … finish` is called, once.
 
-    Header names are lower case. `read_body` and the senders raise ClientGone; `read_body` also 408, 413 and 503.
+    `bounds_sends` says that its sends raise ClientStalled by themselves: a socket needs a deadline only once it is
+    full, and a cancel scope a send is 7 us of a call. Header names are lower case. `read_body` and the senders raise
+    ClientGone; `read_body` also 408, 413 and 503.
     """
 
     lane: str
@@ -29,6 +35,7 @@ class Exchange(Protocol):
     path: str
     headers: Headers
     gone: bool
+    bounds_sends: bool
 
     def watch(self, scope: trio.CancelScope) -> None:
         """From now until the end of the answer: when the client leaves, set `gone` and cancel `scope`."""

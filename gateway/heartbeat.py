@@ -13,8 +13,7 @@ from typing import Final
 
 import trio
 
-from gateway.exchange import ClientGone, Exchange
-from gateway.relay.errors import ClientStalled
+from gateway.exchange import ClientGone, ClientStalled, Exchange
 
 COMMENT: Final = b": keepalive\n\n"
 TICK_S: Final = 0.25
@@ -41,8 +40,8 @@ class Waiting:
                 await self.exchange.send(COMMENT)
             else:
                 await self.start(COMMENT)
-        except ClientGone:
-            pass  # the call's own watch has seen it too
+        except (ClientGone, ClientStalled):
+            self.exchange.gone = True  # the call's own watch may have seen it; nothing more can be said
         finally:
             self.due = trio.current_time() + self.silence_s
             if self.sent is not None:

@@ -35,14 +35,14 @@ from gateway.errors import (
     StreamBroken,
     Timeout,
 )
-from gateway.exchange import ClientGone, Exchange, Headers
+from gateway.exchange import ClientGone, ClientStalled, Exchange, Headers
 from gateway.heartbeat import Heartbeat, Waiting
 from gateway.judge import CallJudge, Hedger
 from gateway.observe.metrics import Metrics
 from gateway.providers.openai import adapt_body
 from gateway.race.attempt import Runner, run_attempt
 from gateway.race.race import Race
-from gateway.relay.errors import ClientStalled, UpstreamIdle
+from gateway.relay.errors import UpstreamIdle
 from gateway.relay.relay import Relay
 from gateway.route.catalog import Catalog
 from gateway.route.health import Health
@@ -262,16 +262,20 @@ class Pipeline:
         live.committed = True
         try:
             if answer.whole is not None:
-                with trio.move_on_after(snapshot.config.timeouts.client_stall_s) as scope:
-                    await exchange.reply(200, [JSON, *headers], answer.whole.body)
-                if scope.cancelled_caught:
-                    raise ClientStalled
+                await self._reply(exchange, snapshot, [JSON, *headers], answer.whole.body)
                 call.bytes_out = len(answer.whole.body)
             else:
                 call.bytes_out = await snapshot.relay.carry(answer, exchange, [*SSE, *headers], begun=begun)
         except (ClientGone, ClientStalled):
             exchange.gone = True
             raise
+
+    async def _reply(self, exchange: Exchange, snapshot: Snapshot, headers: Headers, body: bytes) -> None:
+        if exchange.bounds_sends:
+            return await exchange.reply(200, headers, body)
+        with trio.move_on_after(snapshot.config.timeouts.client_stall_s):
+            return await exchange.reply(200, headers, body)
+        raise ClientStalled
 
     def _ids_of(self, call: Call) -> Headers:
         return [*id_headers(call.request_id), (b"x-generation-id", call.gen_id.encode())]
@@ -321,7 +325,7 @@ class Pipeline:
                 else:
                     status, headers, body = error_reply(error, call.request_id)
                     await exchange.reply(status, [*headers, (b"x-generation-id", call.gen_id.encode())], body)
-            except ClientGone:
+            except (ClientGone, ClientStalled):
                 call.ended = call.ended or "client_gone"
 
     def _last_frame(self, call: Call, error: GatewayError) -> bytes:

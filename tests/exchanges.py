@@ -56,6 +56,7 @@ class FakeExchange:
         self.path = "/v1/chat/completions"
         self.headers: Headers = [(b"authorization", b"Bearer " + key)]
         self.gone = False
+        self.bounds_sends = False
         self.status = 0
         self.answer_headers: dict[bytes, bytes] = {}
         self.sent: list[tuple[float, bytes]] = []

@@ -90,13 +90,17 @@ class ChatStream:
         return DONE_FRAME
 
     def catch_up(self) -> None:
-        """Parse the last frame that went by unparsed: some vendors put usage or the finish into content frames."""
-        if self._fast_block:
-            block, self._fast_block = self._fast_block, b""
-            payload, _ = event_data(last_frame(block))
-            deltas = self.deltas
-            self._observe(_parse(payload or b"{}"))
-            self.deltas = deltas  # it was counted as it went by
+        """Parse the last frame that went by unparsed: some vendors put usage into content frames."""
+        if not self._fast_block:
+            return
+        frame, self._fast_block = last_frame(self._fast_block), b""
+        at = frame.rfind(b'"usage"')
+        if at < 0 or frame.startswith((b":null", b": null"), at + 7):
+            return
+        payload, _ = event_data(frame)
+        deltas = self.deltas
+        self._observe(_parse(payload or b"{}"))
+        self.deltas = deltas  # it was counted as it went by
 
     def _plain(self, block: bytes) -> bytes:
         """The block for the client when every frame of it is a plain one, else b"": each newline belongs to the end of

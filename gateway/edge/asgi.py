@@ -49,6 +49,7 @@ class AsgiExchange:
         self._over = False
         self._scope: trio.CancelScope | None = None
         self.gone = False
+        self.bounds_sends = False
         self.headers: Headers = [(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]]
         self.lane = "h2" if scope["http_version"] == "2" else "h1"
         self.method: str = scope["method"]

@@ -14,7 +14,7 @@ from gateway.edge.chunked import ChunkDecoder
 from gateway.edge.head import Head
 from gateway.edge.lanes import Edge
 from gateway.errors import GatewayError, PayloadTooLarge, RequestTimeout
-from gateway.exchange import ClientGone, Headers
+from gateway.exchange import ClientGone, ClientStalled, Headers
 
 if TYPE_CHECKING:
     from gateway.edge.express import ExpressConnection
@@ -45,7 +45,7 @@ class ExpressExchange:
 
     __slots__ = (
         "_body_held", "_chunked", "_complete", "_connection", "_cut", "_edge", "_head", "_owed", "_wire", "body_read",
-        "gone",
+        "bounds_sends", "gone",
         "headers", "keep_alive", "lane", "linger", "method", "path", "reading_on", "request_id", "scope",
     )  # fmt: skip
 
@@ -62,6 +62,7 @@ class ExpressExchange:
         self.body_read = False
         self.reading_on: trio.Event | None = None
         self.gone = False
+        self.bounds_sends = self._wire.fileno() is not None
         self.headers = head.headers
         self.keep_alive = head.keep_alive
         self.lane = "express"
@@ -224,6 +225,9 @@ class ExpressExchange:
             await self._wire.send(owed, *parts)
         except ClientGone:
             self.gone = True
+            raise
+        except ClientStalled:
+            self._cut, self.keep_alive = True, False
             raise
         except trio.Cancelled:  # somewhere inside: nothing that follows would be understood
             self._cut, self.keep_alive = True, False

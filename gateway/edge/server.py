@@ -121,7 +121,7 @@ class EdgeServer(BoundedSendMixin, TCPServer):
             self.stream = _Handed(self.stream, b"")
             await super().run()
             return
-        wire: Wire = StreamWire(self.stream) if tls else SocketWire(self.stream)
+        wire: Wire = StreamWire(self.stream) if tls else SocketWire(self.stream, self.config.send_stall_s)
         rest = await self._express(wire)
         if rest:
             if not rest.startswith(H2_PREFACE):

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import trio
 
-from gateway.exchange import ClientGone
+from gateway.exchange import ClientGone, ClientStalled
 
 READ_BYTES = 65536
 READS_PER_CHECKPOINT = 8  # a client that always has bytes ready must not starve the others
@@ -23,16 +23,17 @@ class Wire(Protocol):
         """Some bytes; b"" at EOF. Raises ClientGone."""
 
     async def send(self, *parts: bytes) -> None:
-        """Send all parts. Raises ClientGone. Waits while the client does not read: the caller's deadline bounds it."""
+        """Send all parts. Raises ClientGone. Waits while the client does not read; a socket then ClientStalled."""
 
 
 class SocketWire:
     """A cleartext socket. When the kernel is ready there is a checkpoint only every few reads."""
 
-    __slots__ = ("_fd", "_reads")
+    __slots__ = ("_fd", "_reads", "_stall_s")
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, stall_s: float) -> None:
         self._fd = stream.socket.fileno()
+        self._stall_s = stall_s
         self._reads = 0
 
     def fileno(self) -> int | None:
@@ -66,7 +67,10 @@ class SocketWire:
             return
         rest = memoryview(b"".join(parts))[sent:]
         while rest:
-            await trio.lowlevel.wait_writable(self._fd)
+            with trio.move_on_after(self._stall_s) as scope:
+                await trio.lowlevel.wait_writable(self._fd)
+            if scope.cancelled_caught:
+                raise ClientStalled
             try:
                 rest = rest[os.write(self._fd, rest) :]
             except BlockingIOError:

@@ -89,10 +89,11 @@ class Race:
 
     async def _in_turn(self) -> Answer:
         """No hedging: at most one attempt lives at a time, in the caller's own task."""
-        while (attempt := self._take()) is not None:
-            answer = await self._try(attempt)
-            if answer is not None:
-                return answer
+        for attempt in self._remaining:
+            if attempt.provider not in self._dead:
+                answer = await self._try(attempt)
+                if answer is not None:
+                    return answer
         raise self._all_failed()
 
     async def _abreast(self) -> Answer:

@@ -1,10 +1,6 @@
-"""How a relay can end badly, besides a fault of the stream itself and the client's leaving."""
+"""How a relay can end badly, besides a fault of the stream itself and what the client does."""
 
 from __future__ import annotations
-
-
-class ClientStalled(Exception):
-    """The client read nothing for `client_stall_s`."""
 
 
 class UpstreamIdle(Exception):

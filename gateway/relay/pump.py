@@ -14,9 +14,9 @@ import trio
 
 from gateway.config import Timeouts
 from gateway.dialects.chat_stream import StreamFault
-from gateway.exchange import ClientGone, Exchange
+from gateway.exchange import ClientGone, ClientStalled, Exchange
 from gateway.pollset import READABLE, WRITABLE, PollSet
-from gateway.relay.errors import ClientStalled, UpstreamIdle
+from gateway.relay.errors import UpstreamIdle
 from gateway.upstream.answer import Answer
 
 KEEPALIVE: Final = b": keepalive\n\n"

@@ -13,8 +13,8 @@ import trio
 
 from gateway.config import Timeouts
 from gateway.dialects.chat_stream import StreamFault
-from gateway.exchange import Exchange, Headers
-from gateway.relay.errors import ClientStalled, UpstreamIdle
+from gateway.exchange import ClientStalled, Exchange, Headers
+from gateway.relay.errors import UpstreamIdle
 from gateway.relay.pump import KEEPALIVE, Pump
 from gateway.upstream.answer import Answer
 
@@ -38,15 +38,15 @@ class Relay:
         Raises StreamFault, ClientGone, ClientStalled, UpstreamIdle. The answer stays the caller's to close.
         """
         pending, answer.pending = answer.pending, b""
-        with trio.move_on_after(self._timeouts.client_stall_s) as scope:
-            if not begun:
+        if begun:
+            await self._send(exchange, pending, last=answer.ended)
+        elif exchange.bounds_sends:
+            await exchange.start(200, headers, pending, last=answer.ended)
+        else:
+            with trio.move_on_after(self._timeouts.client_stall_s) as scope:
                 await exchange.start(200, headers, pending, last=answer.ended)
-            elif answer.ended:
-                await exchange.finish(pending)
-            else:
-                await exchange.send(pending)
-        if scope.cancelled_caught:
-            raise ClientStalled
+            if scope.cancelled_caught:
+                raise ClientStalled
         if answer.ended:
             return len(pending)
         upstream_fd, client_fd = answer.lease.transport.fileno(), exchange.pump_fd()
@@ -72,7 +72,7 @@ class Relay:
                 raise
             sent += len(out)
             if answer.ended:
-                await self._finish(exchange, out)
+                await self._send(exchange, out, last=True)
             elif out:
                 await self._send(exchange, out)
                 said_at = frame_at = trio.current_time()
@@ -94,14 +94,8 @@ class Relay:
             await self._send(exchange, KEEPALIVE)
             said_at = trio.current_time()
 
-    async def _send(self, exchange: Exchange, data: bytes) -> None:
+    async def _send(self, exchange: Exchange, data: bytes, *, last: bool = False) -> None:
         with trio.move_on_after(self._timeouts.client_stall_s) as scope:
-            await exchange.send(data)
-        if scope.cancelled_caught:
-            raise ClientStalled
-
-    async def _finish(self, exchange: Exchange, last: bytes = b"") -> None:
-        with trio.move_on_after(self._timeouts.client_stall_s) as scope:
-            await exchange.finish(last)
+            await (exchange.finish(data) if last else exchange.send(data))
         if scope.cancelled_caught:
             raise ClientStalled

@@ -17,6 +17,7 @@ class Entry:
 
     model: Model
     attempts: tuple[Attempt, ...]
+    does_all: bool  # no offer says what it cannot do: the plan has nothing to leave out
 
 
 class Catalog:
@@ -27,7 +28,8 @@ class Catalog:
     def __init__(self, config: Config) -> None:
         self._entries: dict[str, Entry] = {}
         for model in config.models.values():
-            entry = Entry(model, tuple(_attempts(model, config)))
+            attempts = tuple(_attempts(model, config))
+            entry = Entry(model, attempts, all(attempt.offer.supports is None for attempt in attempts))
             for name in (model.id, *model.aliases):
                 self._entries[name] = entry
 

@@ -24,7 +24,10 @@ def plan(entry: Entry, fields: dict[str, msgspec.Raw], *, stream: bool, health: 
     attempts = entry.attempts
     if not attempts:
         raise NoRoute(f"no enabled provider serves {entry.model.id}; the operator has to set a provider key")
-    able = [attempt for attempt in attempts if _able(attempt, fields, stream=stream)]
+    if entry.does_all:
+        able = list(attempts)
+    else:
+        able = [attempt for attempt in attempts if _able(attempt, fields, stream=stream)]
     if not able:
         raise BadRequest(_unable(entry, stream=stream), param="stream" if stream else "model")
     if health.all_closed():
