@@ -31,7 +31,6 @@ from hypercorn.config import Sockets
 from hypercorn.utils import wrap_app
 
 from gateway.auth.keys import KeyIndex
-from gateway.cli import first_key_banner
 from gateway.config import Config
 from gateway.configfile import ConfigError, load
 from gateway.datadir import DataDir, DataDirError, open_data_dir
@@ -56,6 +55,7 @@ from gateway.route.health import Health
 from gateway.sim.server import serve_sim
 from gateway.store.db import Store
 from gateway.upstream.pool import Dialer, Pool
+from gateway.welcome import first_key_banner
 
 FAREWELL_S = 3.0  # for the error events of the streams we end to be read
 GRACE_S_MAX = 3600.0  # Hypercorn's own; ours (server.grace_s, which a reload may change) ends streams before it

@@ -115,22 +115,6 @@ def models(config_path: str) -> None:
 main.add_command(keys)
 
 
-def first_key_banner(secret: str, base_url: str) -> str:
-    """Return what a first run prints: the key, once, and a command that streams an answer with it."""
-    return f"""\
-This is your first API key. It is shown this once; only a digest is stored.
-
-  {secret}
-
-Try it:
-
-  curl -N {base_url}/v1/chat/completions \\
-    -H 'Authorization: Bearer {secret}' \\
-    -H 'Content-Type: application/json' \\
-    -d '{{"model": "sim/words", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
-"""
-
-
 def _load(config_path: str) -> Config:
     """Load and check the whole configuration, or end with exit code 2 and the lines that say what is wrong."""
     import os

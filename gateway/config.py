@@ -109,7 +109,7 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input: PicoUsd
     output: PicoUsd
     cached_input: PicoUsd | None = None  # None: cached prompt tokens cost what prompt tokens cost
-    supports: frozenset[str] | None = None  # None: all of chat; else of SUPPORTS in gateway.configmodels
+    supports: frozenset[str] | None = None  # None: all of chat; else of SUPPORTS in gateway.configfile.models
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

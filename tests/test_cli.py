@@ -15,9 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway import __version__
-from gateway.cli import first_key_banner, main
+from gateway.cli import main
 from gateway.config import Config
 from gateway.datadir import DataDirBusy, open_data_dir
+from gateway.welcome import first_key_banner
 
 CONFIG = """\
 [server]

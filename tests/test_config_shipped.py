@@ -10,7 +10,7 @@ import pytest
 
 from gateway.config import Log, Race, Server, Sim, Timeouts, Upstream
 from gateway.configfile import load
-from gateway.configlines import Lines, dotted
+from gateway.configfile.lines import Lines, dotted
 from gateway.providers.presets import load_presets
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"

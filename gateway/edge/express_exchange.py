@@ -6,18 +6,29 @@ short nothing more is written: the client could not tell what it belongs to.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import trio
 
 from gateway.edge.chunked import ChunkDecoder
 from gateway.edge.head import Head
 from gateway.edge.lanes import Edge
+from gateway.edge.wire import Wire
 from gateway.errors import GatewayError, PayloadTooLarge, RequestTimeout
 from gateway.exchange import ClientGone, ClientStalled, Headers
 
-if TYPE_CHECKING:
-    from gateway.edge.express import ExpressConnection
+
+class Connection(Protocol):
+    """What a request needs of the connection it came on."""
+
+    edge: Edge
+    wire: Wire
+    buffer: bytes
+    half_closed: bool
+
+    def watch(self) -> None:
+        """Have the poll set report EOF to the request under way."""
+
 
 _REASONS: Final = {
     200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 402: b"Payment Required", 403: b"Forbidden",
@@ -49,7 +60,7 @@ class ExpressExchange:
         "headers", "keep_alive", "lane", "linger", "method", "path", "reading_on", "request_id", "scope",
     )  # fmt: skip
 
-    def __init__(self, connection: ExpressConnection, head: Head) -> None:
+    def __init__(self, connection: Connection, head: Head) -> None:
         self._connection = connection
         self._edge = connection.edge
         self._wire = connection.wire

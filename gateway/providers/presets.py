@@ -2,7 +2,7 @@
 
 A preset is data: where the endpoint is, which variable its vendor documents for the key, how it wants
 requests changed, whether it goes on billing after a client has left, and the page all that was taken
-from. Nothing here reads the environment; `gateway.configproviders` merges a preset with what the user wrote.
+from. Nothing here reads the environment; `gateway.configfile.providers` merges a preset with what the user wrote.
 """
 
 from __future__ import annotations

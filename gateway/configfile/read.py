@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from gateway.configlines import Lines, Path, dotted
+from gateway.configfile.lines import Lines, Path, dotted
 
 T = TypeVar("T")
 

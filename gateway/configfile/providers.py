@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway.config import OnDisconnect, Provider, Quirks, Sim
-from gateway.configread import Table, did_you_mean
+from gateway.configfile.read import Table, did_you_mean
 from gateway.providers.presets import Preset, load_presets, parse_on_disconnect
 
 SIM = "sim"

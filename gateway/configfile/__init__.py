@@ -17,10 +17,10 @@ from typing import TypeVar
 import msgspec
 
 from gateway.config import Config, Log, Race, Server, Sim, Timeouts, Upstream
-from gateway.configlines import syntax_error_line
-from gateway.configmodels import read_models
-from gateway.configproviders import read_providers
-from gateway.configread import ConfigError, Problem, Report, Table
+from gateway.configfile.lines import syntax_error_line
+from gateway.configfile.models import read_models
+from gateway.configfile.providers import read_providers
+from gateway.configfile.read import ConfigError, Problem, Report, Table
 
 __all__ = ["ConfigError", "Problem", "load", "parse"]
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 
 from gateway.config import Model, Offer, Provider
-from gateway.configproviders import SIM
-from gateway.configread import Table, did_you_mean
+from gateway.configfile.providers import SIM
+from gateway.configfile.read import Table, did_you_mean
 from gateway.core.money import PicoUsd, parse_price_per_million
 from gateway.providers.presets import load_presets
 
