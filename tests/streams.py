@@ -85,8 +85,17 @@ def reference(stream: bytes, *, keep_usage: bool) -> bytes:
         chunk = json.loads(payload)
         if chunk.get("usage") and not chunk.get("choices") and not keep_usage:
             continue
-        out.append(kept.replace(payload, renamed(payload), 1))
+        kept = kept.replace(payload, renamed(payload), 1)
+        out.append(kept if keep_usage or chunk.get("usage", 0) is not None else _without_null_usage(kept))
     return b"".join(out)
+
+
+def _without_null_usage(frame: bytes) -> bytes:
+    """`usage` that is null is there because the gateway asked; where it stands as vendors write it, it is hidden."""
+    for member in (b',"usage":null', b', "usage": null'):
+        if frame.count(member) == 1:
+            return frame.replace(member, b"")
+    return frame
 
 
 def _without_comments(frame: bytes) -> bytes:

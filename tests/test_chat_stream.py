@@ -348,3 +348,27 @@ def test_anything_either_passes_or_is_a_fault(frames: list[bytes], cuts: list[in
     """No other exception, ever: the pump's one task runs this for every stream of the process."""
     heard = run(pieces(b"".join(frames), cuts))
     assert heard.fault is not None or heard.chat.done
+
+
+NULLED = frame({"content": "word"}, usage=None)
+PROVIDER_ASKED = [frame({"role": "assistant", "content": ""}, usage=None), NULLED, NULLED, NULLED]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 40])
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_null_usage_we_asked_for_is_hidden_from_clients_who_did_not(size: int, keep: bool) -> None:
+    sent = b"".join([*PROVIDER_ASKED, NULLED * size, frame({}, "stop", usage=None), DONE])
+    for cuts in ([], range(0, len(sent), 97), range(0, len(sent), 4096)):
+        heard = run(pieces(sent, cuts), keep_usage=keep)
+        assert (b'"usage"' in heard.out) is keep
+        assert heard.out.count(b'"content":"word"') == size + 3
+        assert heard.chat.deltas == size + 3
+
+
+def test_a_usage_that_is_null_inside_the_text_or_nested_stays() -> None:
+    quoted = frame({"content": ',"usage":null}'}, usage=None)
+    nested = frame({"content": "x", "extra": {"a": 1, "usage": None}}, usage=None)
+    heard = run([NULLED, NULLED, quoted, quoted, nested, frame({}, "stop"), DONE], keep_usage=False)
+    texts = [json.loads(data_of(part) or b"")["choices"][0]["delta"] for part in list(frames_of(heard.out))[:-1]]
+    assert texts[2]["content"] == ',"usage":null}'
+    assert texts[4]["extra"] == {"a": 1, "usage": None}

@@ -1,9 +1,10 @@
 """The same-dialect relay of a chat completion stream: bytes in, client bytes out, usage and finish observed. Sans-IO.
 
 Most frames of a stream differ only in their text. The first plain frame teaches two prefixes: `head`, up to the end
-of the top-level `model` value, and `opening`, up to `"choices":[{`. A block whose every newline is accounted for by
-frames that begin with `opening` needs no parsing: `head` is swapped by `bytes.replace` (unescaped quotes keep it from
-matching inside a string) and the bytes go on. All other frames are parsed: usage, finish, errors, `[DONE]`, comments.
+of the top-level `model` value, and `opening`, up to `"choices":[{`; and the `tail` `"usage":null`, which providers
+send because we ask for usage and the client may not have. A block whose every newline is accounted for by frames that
+begin with `opening` needs no parsing: the edits are `bytes.replace` (unescaped quotes keep it from matching inside a
+string) and the bytes go on. All other frames are parsed: usage, finish, errors, `[DONE]`, comments.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from gateway.dialects.sse import FrameCutter, FrameTooLarge, event_data, frame_e
 DONE_FRAME: Final = b"data: [DONE]\n\n"
 _MANY_BYTES: Final = 4096
 _OPENINGS: Final = (b'"choices":[{', b'"choices": [{')
+_TAILS: Final = (b',"usage":null}', b', "usage": null}')
 _FINISHES: Final = (b'"finish_reason":null', b'"finish_reason": null')
 
 
@@ -41,7 +43,7 @@ class ChatStream:
 
     __slots__ = (
         "_boundary", "_cutter", "_fast_block", "_finish_mark", "_head", "_keep_usage", "_model", "_new_head",
-        "_opening", "chunk_id", "content_seen", "created", "deltas", "done", "finish_reason", "usage",
+        "_opening", "_tail", "chunk_id", "content_seen", "created", "deltas", "done", "finish_reason", "usage",
     )  # fmt: skip
 
     def __init__(self, model: str, *, keep_usage: bool, frame_bytes_max: int) -> None:
@@ -49,7 +51,7 @@ class ChatStream:
         self._model = json.dumps(model).encode()
         self._keep_usage = keep_usage
         self._head = self._new_head = self._opening = self._boundary = self._finish_mark = b""
-        self._fast_block = b""
+        self._tail = self._fast_block = b""
         self.chunk_id = ""
         self.created = 0
         self.content_seen = False
@@ -113,28 +115,32 @@ class ChatStream:
             return self._plain_many(block)
         if block.find(b'"error":') >= 0 or block.find(self._finish_mark) >= 0:
             return b""
-        frames = block.count(self._boundary) + 1
-        if block.count(b"\n") != 2 * frames:
+        frames, tail = block.count(self._boundary) + 1, self._tail
+        if block.count(b"\n") != 2 * frames or (tail and block.count(tail + b"\n") != frames):
             return b""
         self.deltas += frames
         self._fast_block = block
-        return block.replace(self._head, self._new_head)
+        block = block.replace(self._head, self._new_head)
+        return block.replace(tail + b"\n", b"}\n") if tail else block
 
     def _plain_many(self, block: bytes) -> bytes:
         """The same for a long block: only what differs between its frames is searched, which is a third of it."""
-        opening = self._opening
+        opening, tail = self._opening, self._tail
         lines = block.split(b"\n")
         frames = lines[:-2:2]
         rests = list(map(bytes.removeprefix, frames, repeat(opening)))
+        if tail:
+            rests = list(map(bytes.removesuffix, rests, repeat(tail)))
         text = b"".join(rests)
-        if len(block) != len(text) + len(frames) * (len(opening) + 2) or any(lines[1::2]):
-            return b""  # not every frame had the opening, or a blank line is none
+        if len(block) != len(text) + len(frames) * (len(opening) + len(tail) + 2) or any(lines[1::2]):
+            return b""  # not every frame had the opening and the tail, or a blank line is none
         if text.find(b'"error":') >= 0 or text.find(self._finish_mark) >= 0:
             return b""
         self.deltas += len(frames)
         self._fast_block = block
         new_opening = self._new_head + opening[len(self._head) :]
-        return b"".join((new_opening, (b"\n\n" + new_opening).join(rests), b"\n\n"))
+        end = b"}\n\n" if tail else b"\n\n"
+        return b"".join((new_opening, (end + new_opening).join(rests), end))
 
     def _mixed(self, block: bytes) -> bytes:
         """Frame by frame, but for the longest run of plain frames, which goes as one."""
@@ -219,11 +225,14 @@ class ChatStream:
         span = at + found[0], at + found[1]
         if learn:
             self._learn(frame, span)
-        return frame[: span[0]] + self._model + frame[span[1] :]
+        frame = frame[: span[0]] + self._model + frame[span[1] :]
+        return frame if self._keep_usage or chunk.get("usage", 0) is not None else _without_null_usage(frame)
 
     def _rewrite(self, frame: bytes, chunk: dict[str, object]) -> bytes:
         """Write a frame anew: its JSON is split over several data lines, or its model is no plain string."""
         chunk["model"] = orjson.loads(self._model)
+        if not self._keep_usage and chunk.get("usage", 0) is None:
+            del chunk["usage"]
         others = [line + b"\n" for line in frame.splitlines() if line and not line.startswith(b"data")]
         try:
             return b"".join((*others, b"data: ", orjson.dumps(chunk), b"\n\n"))
@@ -241,7 +250,17 @@ class ChatStream:
                 self._opening = frame[: at + len(opening)]
                 self._boundary = b"\n\n" + self._opening
                 self._finish_mark = finish.replace(b"null", b'"') if finish in frame else b'"finish_reason"'
+                tails = [] if self._keep_usage else [tail for tail in _TAILS if frame.endswith(tail + b"\n\n")]
+                self._tail = tails[0] if tails and frame.count(tails[0][1:-1]) == 1 else b""
                 return
+
+
+def _without_null_usage(frame: bytes) -> bytes:
+    """Drop `"usage":null`, which the provider sends because we asked for usage, where it can be told by its bytes."""
+    for tail in _TAILS:
+        if frame.count(tail[:-1]) == 1:
+            return frame.replace(tail[:-1], b"")
+    return frame
 
 
 def _parse(payload: bytes) -> dict[str, object]:
