@@ -134,8 +134,8 @@ class ChatStream:
         text = b"".join(rests)
         if len(block) != len(text) + len(frames) * (len(opening) + len(tail) + 2) or any(lines[1::2]):
             return b""  # not every frame had the opening and the tail, or a blank line is none
-        if text.find(b'"error":') >= 0 or text.find(self._finish_mark) >= 0:
-            return b""
+        if rests[-1].find(b'"error":') >= 0 or text.find(self._finish_mark) >= 0:
+            return b""  # an error is the last frame of its stream
         self.deltas += len(frames)
         self._fast_block = block
         new_opening = self._new_head + opening[len(self._head) :]

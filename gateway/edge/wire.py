@@ -10,7 +10,7 @@ import trio
 from gateway.exchange import ClientGone, ClientStalled
 
 READ_BYTES = 65536
-READS_PER_CHECKPOINT = 8  # a client that always has bytes ready must not starve the others
+READS_PER_CHECKPOINT = 8  # full reads in a row; after a short one the socket is empty, and waiting is a checkpoint
 
 
 class Wire(Protocol):
@@ -27,7 +27,7 @@ class Wire(Protocol):
 
 
 class SocketWire:
-    """A cleartext socket. When the kernel is ready there is a checkpoint only every few reads."""
+    """A cleartext socket, read without a wait only while it keeps filling whole reads."""
 
     __slots__ = ("_fd", "_reads", "_stall_s")
 
@@ -42,18 +42,19 @@ class SocketWire:
 
     async def receive(self) -> bytes:
         """See Wire."""
-        self._reads += 1
-        if self._reads >= READS_PER_CHECKPOINT:
+        if not 0 < self._reads < READS_PER_CHECKPOINT:
+            await trio.lowlevel.wait_readable(self._fd)
             self._reads = 0
-            await trio.lowlevel.checkpoint()
         while True:
             try:
-                return os.read(self._fd, READ_BYTES)
+                data = os.read(self._fd, READ_BYTES)
             except BlockingIOError:
-                self._reads = 0
+                await trio.lowlevel.wait_readable(self._fd)
             except OSError as exc:
                 raise ClientGone from exc
-            await trio.lowlevel.wait_readable(self._fd)
+            else:
+                self._reads = self._reads + 1 if len(data) == READ_BYTES else 0
+                return data
 
     async def send(self, *parts: bytes) -> None:
         """See Wire. One `writev` and no join, but for what a slow client leaves over."""

@@ -46,10 +46,11 @@ class Transport(Protocol):
 class SocketTransport:
     """Cleartext TCP."""
 
-    __slots__ = ("_fd", "_stream")
+    __slots__ = ("_fd", "_more", "_stream")
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
+        self._more = False  # whether the last read was a full one; after a short one the socket is empty
         self._fd = stream.socket.fileno()
 
     def fileno(self) -> int | None:
@@ -58,6 +59,8 @@ class SocketTransport:
 
     async def receive(self) -> bytes:
         """See Transport."""
+        if not self._more:
+            await self._wait(trio.lowlevel.wait_readable)
         while True:
             data = self.receive_now()
             if data is not None:
@@ -70,11 +73,14 @@ class SocketTransport:
 
     def _read_socket(self) -> bytes | None:
         try:
-            return os.read(self._fd, READ_BYTES)
+            data = os.read(self._fd, READ_BYTES)
         except BlockingIOError:
+            self._more = False
             return None
         except OSError as exc:
             raise TransportBroken(exc.strerror or "read failed") from exc
+        self._more = len(data) == READ_BYTES
+        return data
 
     async def send(self, parts: Sequence[bytes]) -> None:
         """See Transport. One `writev`; the rare remainder is joined and sent as the socket drains."""
