@@ -358,7 +358,8 @@ PROVIDER_ASKED = [frame({"role": "assistant", "content": ""}, usage=None), NULLE
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_null_usage_we_asked_for_is_hidden_from_clients_who_did_not(size: int, keep: bool) -> None:
     sent = b"".join([*PROVIDER_ASKED, NULLED * size, frame({}, "stop", usage=None), DONE])
-    for cuts in ([], range(0, len(sent), 97), range(0, len(sent), 4096)):
+    splits: list[list[int]] = [[], list(range(0, len(sent), 97)), list(range(0, len(sent), 4096))]
+    for cuts in splits:
         heard = run(pieces(sent, cuts), keep_usage=keep)
         assert (b'"usage"' in heard.out) is keep
         assert heard.out.count(b'"content":"word"') == size + 3
