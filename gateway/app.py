@@ -45,7 +45,7 @@ from gateway.heartbeat import Heartbeat
 from gateway.judge import Hedger
 from gateway.observe.logs import configure
 from gateway.observe.metrics import Metrics
-from gateway.pipeline import Pipeline, Snapshot
+from gateway.pipeline import Pipeline
 from gateway.pollset import PollSet
 from gateway.race.attempt import Runner
 from gateway.relay.pump import Pump
@@ -53,6 +53,7 @@ from gateway.relay.relay import Relay
 from gateway.route.catalog import Catalog
 from gateway.route.health import Health
 from gateway.sim.server import serve_sim
+from gateway.snapshot import Snapshot
 from gateway.store.db import Store
 from gateway.upstream.pool import Dialer, Pool
 from gateway.welcome import first_key_banner

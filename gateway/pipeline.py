@@ -11,13 +11,12 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
 
 import structlog
 import trio
 
 from gateway.auth.keys import KeyIndex, bearer, refusal
-from gateway.config import Config, Drain
+from gateway.config import Drain
 from gateway.core.call import Attempt, Call
 from gateway.core.ids import IdMint
 from gateway.dialects.chat_stream import StreamFault
@@ -37,18 +36,16 @@ from gateway.errors import (
 )
 from gateway.exchange import ClientGone, ClientStalled, Exchange, Headers
 from gateway.heartbeat import Heartbeat, Waiting
-from gateway.judge import CallJudge, Hedger
+from gateway.judge import CallJudge
 from gateway.observe.metrics import Metrics
 from gateway.providers.openai import adapt_body
-from gateway.race.attempt import Runner, run_attempt
+from gateway.race.attempt import run_attempt
 from gateway.race.race import Race
 from gateway.relay.errors import UpstreamIdle
-from gateway.relay.relay import Relay
-from gateway.route.catalog import Catalog
 from gateway.route.health import Health
 from gateway.route.plan import plan
 from gateway.settle.settle import record_of, usage_of
-from gateway.store.calls import CallRecord
+from gateway.snapshot import Records, Snapshot
 from gateway.upstream.answer import Answer
 
 SSE: Headers = [
@@ -56,28 +53,6 @@ SSE: Headers = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One configuration and what was built of it. A call keeps the snapshot it began with."""
-
-    config: Config
-    catalog: Catalog
-    runner: Runner
-    relay: Relay
-    hedger: Hedger
-
-
-class Records(Protocol):
-    """Where records go. `full` refuses calls rather than lose their records."""
-
-    @property
-    def full(self) -> bool:
-        """Whether no more can be taken."""
-
-    def put(self, record: CallRecord) -> None:
-        """Take one; never blocks."""
 
 
 @dataclass(slots=True, eq=False)

@@ -23,13 +23,14 @@ from gateway.exchange import ClientGone, Headers
 from gateway.heartbeat import Heartbeat
 from gateway.judge import Hedger
 from gateway.observe.metrics import Metrics
-from gateway.pipeline import Pipeline, Snapshot
+from gateway.pipeline import Pipeline
 from gateway.pollset import PollSet
 from gateway.race.attempt import Runner
 from gateway.relay.pump import Pump
 from gateway.relay.relay import Relay
 from gateway.route.catalog import Catalog
 from gateway.route.health import Health
+from gateway.snapshot import Snapshot
 from gateway.store.calls import CallRecord
 from gateway.upstream.pool import Dialer, Pool
 from tests.upstream import MemoryUpstream, Script
