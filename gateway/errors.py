@@ -3,7 +3,7 @@
     GatewayError
     +-- CallerError            the request is at fault; never retried elsewhere
     |   +-- BadRequest 400     +-- InvalidKey 401      +-- NotFound 404         +-- MethodNotAllowed 405
-    |   +-- RequestTimeout 408 +-- Conflict 409        +-- PayloadTooLarge 413  +-- HeadTooLarge 431
+    |   +-- RequestTimeout 408 +-- PayloadTooLarge 413 +-- HeadTooLarge 431
     |   +-- Refused 4xx        a provider refused the request itself
     +-- OurError               this process cannot serve now
     |   +-- Internal 500       +-- Overloaded 503      +-- ShuttingDown 503     +-- NoRoute 503

@@ -13,9 +13,9 @@ from typing import Final
 
 import trio
 
+from gateway.dialects.sse import KEEPALIVE
 from gateway.exchange import ClientGone, ClientStalled, Exchange
 
-COMMENT: Final = b": keepalive\n\n"
 TICK_S: Final = 0.25
 
 
@@ -37,9 +37,9 @@ class Waiting:
         begun, self.begun = self.begun, True
         try:
             if begun:
-                await self.exchange.send(COMMENT)
+                await self.exchange.send(KEEPALIVE)
             else:
-                await self.start(COMMENT)
+                await self.start(KEEPALIVE)
         except (ClientGone, ClientStalled):
             self.exchange.gone = True  # the call's own watch may have seen it; nothing more can be said
         finally:

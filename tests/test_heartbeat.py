@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import trio
 
-from gateway.heartbeat import COMMENT, Heartbeat
+from gateway.dialects.sse import KEEPALIVE as COMMENT
+from gateway.heartbeat import Heartbeat
 from tests.exchanges import FakeExchange, World, build_pipeline, request_body, retimed
 from tests.upstream import DONE, FINISH, GOOD_STREAM, HANG, REFUSE, Script, Send, Wait, script, whole
 

@@ -14,9 +14,10 @@ import pytest
 import trio
 
 from gateway.config import Timeouts
+from gateway.dialects.sse import KEEPALIVE
 from gateway.exchange import ClientGone, Headers
 from gateway.pollset import PEER_CLOSED, PollSet
-from gateway.relay.pump import KEEPALIVE, Pump
+from gateway.relay.pump import Pump
 from gateway.upstream.http1 import ResponseReader
 from tests.exchanges import FakeExchange, World, build_pipeline, request_body, retimed
 from tests.streams import pieces

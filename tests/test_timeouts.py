@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from gateway.relay.pump import KEEPALIVE
+from gateway.dialects.sse import KEEPALIVE
 from tests.exchanges import FakeExchange, World, build_pipeline, request_body, retimed
 from tests.upstream import (
     DONE,

@@ -8,9 +8,11 @@ ours can follow any cut.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 # Two line ends in a row. After CRLF or LF a CR at the very end is not yet one: its LF may still come.
 _BLANK = re.compile(rb"(?:\r\n|\n)(?:\r\n|\n|\r(?=[^\n]))|\r\r\n?")
+KEEPALIVE: Final = b": keepalive\n\n"  # a comment of ours, for a client that has waited for long
 _BOM = b"\xef\xbb\xbf"
 
 

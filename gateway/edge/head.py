@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import httptools
 
-from gateway.errors import BadRequest, GatewayError, HeadTooLarge
+from gateway.errors import BadRequest, HeadTooLarge
 
 HEAD_BYTES_MAX = 64 * 1024  # OpenAI documents 64 KiB for all headers together
 HEADER_LINES_MAX = 100
@@ -146,8 +146,3 @@ def _path(target: bytes) -> str:
     if not path.startswith("/"):
         raise BadRequest("the request target must be a path that begins with /")
     return path
-
-
-def error_closes(error: GatewayError) -> bool:
-    """Whether a connection that got this error must close: its framing can no longer be trusted."""
-    return error.status in {400, 408, 413, 431}

@@ -14,12 +14,12 @@ import trio
 
 from gateway.config import Timeouts
 from gateway.dialects.chat_stream import StreamFault
+from gateway.dialects.sse import KEEPALIVE
 from gateway.exchange import ClientGone, ClientStalled, Exchange
 from gateway.pollset import READABLE, WRITABLE, PollSet
 from gateway.relay.errors import UpstreamIdle
 from gateway.upstream.answer import Answer
 
-KEEPALIVE: Final = b": keepalive\n\n"
 READS_AT_ONCE: Final = 16  # of a burst, before the call parks in the poll set
 
 

@@ -13,9 +13,10 @@ import trio
 
 from gateway.config import Timeouts
 from gateway.dialects.chat_stream import StreamFault
+from gateway.dialects.sse import KEEPALIVE
 from gateway.exchange import ClientStalled, Exchange, Headers
 from gateway.relay.errors import UpstreamIdle
-from gateway.relay.pump import KEEPALIVE, Pump
+from gateway.relay.pump import Pump
 from gateway.upstream.answer import Answer
 
 READS_PER_CHECKPOINT: Final = 32
