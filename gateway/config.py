@@ -101,8 +101,22 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca_file: str | None = None
 
 
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What tokens cost: pico-USD per token (USD per 1M tokens x 10^6); `request` is pico-USD per call.
+
+    None means: priced like the kind of token it is a part of (`input` for prompt tokens, `output` for reasoning).
+    """
+
+    input: PicoUsd
+    output: PicoUsd
+    cached_input: PicoUsd | None = None
+    cache_write: PicoUsd | None = None
+    reasoning: PicoUsd | None = None
+    request: PicoUsd = PicoUsd(0)
+
+
 class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One provider's price for one model. Prices are pico-USD per token (USD per 1M tokens x 10^6)."""
+    """What one provider asks of us for one model. Prices as in `Price`."""
 
     provider: str
     model: str
@@ -110,6 +124,9 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: PicoUsd
     cached_input: PicoUsd | None = None  # None: cached prompt tokens cost what prompt tokens cost
     supports: frozenset[str] | None = None  # None: all of chat; else of SUPPORTS in gateway.configfile.models
+    cache_write: PicoUsd | None = None
+    reasoning: PicoUsd | None = None
+    request: PicoUsd = PicoUsd(0)
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,6 +139,9 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created: int = 0
     name: str = ""
     description: str = ""
+    price: Price | Literal["free"] | None = None  # what a customer pays; None: what the provider asks, and the markup
+    markup: tuple[int, int] = (0, 1)  # a fraction, numerator and denominator: "0.25" is (1, 4)
+    completion_tokens_max: int | None = None  # what the model can answer with at most, when the vendor says
 
     @property
     def owned_by(self) -> str:
@@ -145,6 +165,32 @@ class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calls: bool = True
 
 
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[plans.NAME]`: limits of a key or an account on that plan. None: no such limit."""
+
+    rpm: int | None = None  # requests a minute
+    rpd: int | None = None  # requests a calendar day of limits.day_zone
+    tpm: int | None = None  # tokens a minute
+    concurrency: int | None = None  # calls at once
+    completion_tokens_default: int | None = None  # held for a call that names no max_tokens
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[limits]`: what all plans share."""
+
+    day_zone: str = "UTC"  # an IANA zone: where the days of `rpd` begin
+    completion_tokens_default: int = 4096
+    keys_in_memory_max: int = 1_000_000
+    headers: bool = True  # x-ratelimit-* on inference answers
+
+
+class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[ledger]`: how durable a settled call is before its last byte leaves."""
+
+    durability: Literal["crash", "power_loss"] = "crash"
+    journal_segment_bytes: int = 16 * MIB
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole snapshot."""
 
@@ -155,5 +201,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upstream: Upstream = Upstream()
     sim: Sim = Sim()
     log: Log = Log()
+    limits: Limits = Limits()
+    ledger: Ledger = Ledger()
+    plans: dict[str, Plan] = {}
     providers: dict[str, Provider] = {}
     models: dict[str, Model] = {}

@@ -4,7 +4,8 @@
     +-- CallerError            the request is at fault; never retried elsewhere
     |   +-- BadRequest 400     +-- InvalidKey 401      +-- NotFound 404         +-- MethodNotAllowed 405
     |   +-- RequestTimeout 408 +-- PayloadTooLarge 413 +-- HeadTooLarge 431
-    |   +-- Refused 4xx        a provider refused the request itself
+    |   +-- PaymentRequired 402                         +-- PermissionDenied 403 +-- Conflict 409
+    |   +-- RateLimited 429    +-- Refused 4xx        a provider refused the request itself
     +-- OurError               this process cannot serve now
     |   +-- Internal 500       +-- Overloaded 503      +-- ShuttingDown 503     +-- NoRoute 503
     +-- UpstreamError          the providers are at fault
@@ -49,6 +50,50 @@ class InvalidKey(CallerError):
 
     status = 401
     code = "invalid_api_key"
+
+
+class PaymentRequired(CallerError):
+    """402: the credit or the key's spend cap does not cover what the call may cost. Nothing was sent anywhere."""
+
+    status = 402
+    code = "insufficient_balance"
+    error_type = "insufficient_quota"
+
+
+class SpendLimitReached(PaymentRequired):
+    """402: the key's own `limit` is spent for this period."""
+
+    code = "spend_limit_reached"
+
+
+class PermissionDenied(CallerError):
+    """403: we know the caller, and it may not do this. `code` says why."""
+
+    status = 403
+    code = "permission_denied"
+    error_type = "permission_denied"
+
+    def __init__(self, message: str, *, code: str = "permission_denied", param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.code = code
+
+
+class Conflict(CallerError):
+    """409: an Idempotency-Key that was used before, for another request or with an answer no longer kept."""
+
+    status = 409
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class RateLimited(CallerError):
+    """429: a limit of ours. `retry_after_s` is exact; the same call passes then, if no other came between."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    error_type = "rate_limit_exceeded"
 
 
 class NotFound(CallerError):

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from gateway.auth.keys import KeyIndex, digest
-from gateway.auth.principal import Principal
+from gateway.auth.principal import Account, Principal
 from gateway.config import Config, Model, Offer, OnDisconnect, Provider, Race, Timeouts, Upstream
 from gateway.core.money import PicoUsd
 from gateway.drain import Drainer
@@ -253,7 +253,7 @@ async def build_pipeline(
         connect=upstream.connect if ports is None else Dialer(),
     )
     metrics, health, drainer, records = Metrics(), Health(), Drainer(1_000_000), RecordList()
-    index = KeyIndex(PEPPER, {digest(PEPPER, KEY): Principal("key-1", "account-1", "tester")})
+    index = KeyIndex(PEPPER, {digest(PEPPER, KEY): Principal("key-1", Account("account-1"), "tester")})
 
     def wall_clock() -> float:
         return WALL + trio.current_time()

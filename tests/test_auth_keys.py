@@ -9,12 +9,12 @@ from types import MappingProxyType
 import pytest
 
 from gateway.auth.keys import SECRET_BYTES_MAX, KeyIndex, bearer, digest, refusal
-from gateway.auth.principal import Principal
+from gateway.auth.principal import Account, Principal
 
 Headers = list[tuple[bytes, bytes]]
 
 PEPPER = bytes(range(32))
-ALICE = Principal("key_1", "operator", "alice")
+ALICE = Principal("key_1", Account("operator"), "alice")
 
 OFFERS: list[tuple[str, Headers, bytes | None]] = [
     ("bearer", [(b"authorization", b"Bearer sk-1")], b"sk-1"),

@@ -10,11 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "gateway"
 FILES = sorted(ROOT.rglob("*.py"))
-STAGES = ("auth", "route", "race", "relay", "settle")
+STAGES = ("auth", "admit", "route", "race", "relay", "settle")
 IMPURE = frozenset(
     {"trio", "quart", "quart_trio", "h11", "hypercorn", "sqlite3", "ssl", "socket", "time", "random", "secrets", "os"}
 )
-PURE = ("core", "dialects", "route", "auth", "settle", "providers")
+PURE = ("core", "dialects", "route", "auth", "admit", "settle", "providers")
 PURE_FILES = ("edge/head.py", "edge/chunked.py", "upstream/http1.py", "errors.py", "config.py")
 # What a pure file may have of the impure: ids need the kernel's randomness, settle's record type lives in the store.
 ALLOWED = {("core/ids.py", "os")}

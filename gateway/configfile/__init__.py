@@ -13,10 +13,11 @@ import ssl
 import tomllib
 from collections.abc import Mapping
 from typing import TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from gateway.config import Config, Log, Race, Server, Sim, Timeouts, Upstream
+from gateway.config import Config, Ledger, Limits, Log, Plan, Race, Server, Sim, Timeouts, Upstream
 from gateway.configfile.lines import syntax_error_line
 from gateway.configfile.models import read_models
 from gateway.configfile.providers import read_providers
@@ -29,6 +30,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 DAY_S = 86_400.0
 
 _BIND = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?):(\d{1,5})")
+_PLAN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MAY_BE_ZERO = frozenset({"grace_s", "keepalive_s", "hedge_delay_s", "first_token_s", "token_gap_s", "hedge_share_max"})
 _AT_MOST = {"hedge_share_max": 1.0, "attempts_max": 64, "h2_streams_max": 65_535}
 _COUNT_MAX = 1 << 40  # of bytes, connections, words: beyond it a number is a slip of the pen
@@ -79,11 +81,32 @@ def _config(root: Table, path: str, environ: Mapping[str, str]) -> Config:
         upstream=_section(root.table("upstream"), Upstream()),
         sim=sim,
         log=_section(root.table("log"), Log()),
+        limits=_limits(root.table("limits")),
+        ledger=_section(root.table("ledger"), Ledger()),
+        plans=_plans(root.table("plans")),
         providers=providers,
         models=read_models(root.tables("models"), providers),
     )
     root.close()
     return config
+
+
+def _limits(table: Table) -> Limits:
+    limits = _section(table, Limits())
+    try:
+        ZoneInfo(limits.day_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        table.problem("day_zone", f'bad value: {limits.day_zone!r} is no time zone; write one such as "Asia/Taipei"')
+    return limits
+
+
+def _plans(table: Table) -> dict[str, Plan]:
+    plans: dict[str, Plan] = {}
+    for name in table.names():
+        if not _PLAN.fullmatch(name):
+            table.problem(name, "bad plan name: use at most 64 of a-z, 0-9, - and _, not - or _ first")
+        plans[name] = _section(table.table(name), Plan())
+    return plans
 
 
 def _section(table: Table, defaults: S) -> S:

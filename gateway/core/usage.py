@@ -14,13 +14,16 @@ TOKENS_MAX = 10**9  # a thousand times the longest context on sale; more is a br
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as billed. `cached` is the part of `prompt` read from a cache; `reasoning` is part of `completion`."""
+    """Tokens as billed. `cached` (read from a cache) and `cache_write` (written to one) are parts of `prompt`,
+    `reasoning` is part of `completion`.
+    """
 
     prompt: int
     completion: int
     cached: int = 0
     reasoning: int = 0
     estimated: bool = False
+    cache_write: int = 0
 
 
 def parse_usage(report: object) -> Usage | None:

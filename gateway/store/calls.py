@@ -64,6 +64,12 @@ class CallRecord(msgspec.Struct, gc=False):
     total_ms: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
+    cache_write_tokens: int = 0
+    hedge_cost_pico_usd: int = 0
+    hold_pico_usd: int = 0
+    finish_reason: str | None = None
+    upstream_id: str = ""
+    idempotency: str | None = None
 
 
 COLUMNS: tuple[str, ...] = CallRecord.__struct_fields__

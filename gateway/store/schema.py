@@ -13,18 +13,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gateway.auth.keys import digest
 from gateway.datadir import DataDirError
+from gateway.store.migrations import OPERATOR, STEPS
 
-if TYPE_CHECKING:
-    from sqlite_utils import Database
+__all__ = ["OPERATOR", "connect", "immediate", "open_database"]
 
-OPERATOR = "operator"  # the account of whoever runs the box; exists from the first version
 BUSY_S = 5.0  # how long a one-off command waits for another writer
 
 _PEPPER_PROOF = b"gateway: the pepper of this database"
@@ -96,16 +93,16 @@ def _version(conn: sqlite3.Connection) -> int:
 
 
 def _migrate(conn: sqlite3.Connection, path: Path) -> None:
-    if _version(conn) < len(_STEPS):
+    if _version(conn) < len(STEPS):
         from sqlite_utils import Database  # 0.1 s to import, and only a new or old file needs it
 
         with immediate(conn):
-            for step in _STEPS[_version(conn) :]:  # asked again: another process may have been first
+            for step in STEPS[_version(conn) :]:  # asked again: another process may have been first
                 step(Database(conn, execute_plugins=False))
-            conn.execute("UPDATE meta SET schema_version = ?", (max(len(_STEPS), _version(conn)),))
-    if (version := _version(conn)) > len(_STEPS):
+            conn.execute("UPDATE meta SET schema_version = ?", (max(len(STEPS), _version(conn)),))
+    if (version := _version(conn)) > len(STEPS):
         raise DataDirError(
-            f"{path}: has schema version {version} and this gateway knows {len(_STEPS)}; run the newer gateway that "
+            f"{path}: has schema version {version} and this gateway knows {len(STEPS)}; run the newer gateway that "
             "made it, or restore a backup"
         )
 
@@ -123,71 +120,3 @@ def _check_pepper(conn: sqlite3.Connection, pepper: bytes, path: Path) -> None:
             f"{path.with_name('pepper')}: is not the pepper that the keys in {path.name} were made with; "
             "restore the two from the same backup"
         )
-
-
-def _first_tables(db: Database) -> None:
-    """Version 1. A step is history: later columns are later steps, never edits here."""
-    db.table("meta").create(
-        {"id": int, "schema_version": int, "keys_version": int, "pepper_proof": bytes},
-        pk="id",
-        not_null={"schema_version", "keys_version"},
-    )
-    db.execute("INSERT INTO meta (id, schema_version, keys_version) VALUES (1, 0, 0)")
-    db.table("accounts").create({"id": str, "name": str, "created_at": float}, pk="id", not_null={"name", "created_at"})
-    db.execute("INSERT INTO accounts (id, name, created_at) VALUES (?, 'Operator', ?)", (OPERATOR, time.time()))
-    _keys_table(db)
-    _calls_table(db)
-
-
-def _keys_table(db: Database) -> None:
-    columns = {"id": str, "account_id": str, "name": str, "digest": bytes, "prefix_hint": str}
-    db.table("keys").create(
-        {**columns, "created_at": float, "revoked_at": float},
-        pk="id",
-        not_null={*columns, "created_at"} - {"id"},
-        defaults={"account_id": OPERATOR},
-        foreign_keys=[("account_id", "accounts", "id")],
-    )
-    db.table("keys").create_index(["digest"], unique=True)
-
-
-def _calls_table(db: Database) -> None:
-    """One row a call; the order of columns is that of `calls.CallRecord`. No foreign keys: a record outlives all."""
-    db.table("calls").create(
-        {
-            "gen_id": str,
-            "request_id": str,
-            "started_at": float,
-            "account_id": str,
-            "key_id": str,
-            "key_name": str,
-            "route": str,
-            "lane": str,
-            "stream": int,
-            "model": str,
-            "provider": str,
-            "upstream_model": str,
-            "attempts": str,
-            "status": int,
-            "code": str,
-            "ended": str,
-            "prompt_tokens": int,
-            "cached_tokens": int,
-            "completion_tokens": int,
-            "reasoning_tokens": int,
-            "usage_estimated": int,
-            "cost_pico_usd": int,
-            "provider_cost_pico_usd": int,
-            "first_content_ms": float,
-            "total_ms": float,
-            "bytes_in": int,
-            "bytes_out": int,
-        },
-        pk="gen_id",
-        not_null={"started_at", "account_id"},
-    )
-    db.table("calls").create_index(["started_at"])
-    db.table("calls").create_index(["account_id", "started_at"])
-
-
-_STEPS: tuple[Callable[[Database], None], ...] = (_first_tables,)
