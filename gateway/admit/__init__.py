@@ -1,0 +1,1 @@
+"""May this call pass: rate limits, credit and spend caps, decided together before any upstream byte."""
