@@ -6,7 +6,8 @@ root nursery
     +-- pollset    watches sockets             +-- pool      sweeps idle provider connections
     +-- pump       time limits of streams      +-- drainer   reads on for providers that bill on
     +-- sim        the built-in provider       +-- edge      ends connections that idle
-    +-- heartbeat  comments in long silences   +-- server
+    +-- heartbeat  comments in long silences   +-- lag       looks how late the loop is
+                                               +-- server
                                                    +-- signals    SIGTERM, SIGINT, SIGHUP
                                                    +-- hypercorn  listeners and connections; ends first
 """
@@ -22,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import hypercorn.trio.run
 import msgspec
@@ -30,19 +32,25 @@ import trio
 from hypercorn.config import Sockets
 from hypercorn.utils import wrap_app
 
+from gateway.admit.credit import Spent
+from gateway.admit.gate import Gate
+from gateway.admit.limiter import Limiter
 from gateway.auth.keys import KeyIndex
-from gateway.config import Config
+from gateway.books import LiveBooks
+from gateway.config import MIB, Config
 from gateway.configfile import ConfigError, load
+from gateway.core.money import PICO_PER_USD
 from gateway.datadir import DataDir, DataDirError, open_data_dir
-from gateway.dialects.openai_chat import error_body
 from gateway.drain import Drainer
 from gateway.edge.lanes import Edge, EdgeLimits
+from gateway.edge.replies import render_own
 from gateway.edge.server import EdgeConfig, address_of, install
 from gateway.edge.web import WebApp, build_web
-from gateway.errors import BadRequest, GatewayError, HeadTooLarge, Internal, MethodNotAllowed, NotFound
 from gateway.exchange import BodyBudget
 from gateway.heartbeat import Heartbeat
+from gateway.idempotency import Idempotency
 from gateway.judge import Hedger
+from gateway.observe.lag import probe_loop
 from gateway.observe.logs import configure
 from gateway.observe.metrics import Metrics
 from gateway.pipeline import Pipeline
@@ -55,12 +63,18 @@ from gateway.route.health import Health
 from gateway.sim.server import serve_sim
 from gateway.snapshot import Snapshot
 from gateway.store.db import Store
+from gateway.store.ledger import Move
+from gateway.store.opening import OpeningBooks
+from gateway.till import Till
 from gateway.upstream.pool import Dialer, Pool
 from gateway.welcome import first_key_banner
 
 FAREWELL_S = 3.0  # for the error events of the streams we end to be read
 GRACE_S_MAX = 3600.0  # Hypercorn's own; ours (server.grace_s, which a reload may change) ends streams before it
 PUMP_TICK_S = 0.25
+ANSWERS_BYTES_MAX: Final = 64 * MIB  # remembered for repeated Idempotency-Keys
+ANSWER_BYTES_MAX: Final = 4 * MIB
+TIDY_S: Final = 30.0
 GC_THRESHOLD = (20_000, 20, 50)  # calls make next to no cycles; the default looks for them every few calls
 
 
@@ -75,8 +89,8 @@ def serve(config: Config, *, config_path: str, data_dir: Path, binds: tuple[str,
 
 def _open_store(folder: DataDir, config: Config) -> Store:
     try:
-        return Store.open(folder.db_path, folder.pepper, log_fd=2 if config.log.calls else None)
-    except sqlite3.OperationalError as exc:
+        return Store.open(folder.db_path, folder.pepper, log_calls=config.log.calls, settings=config.ledger)
+    except (sqlite3.OperationalError, OSError) as exc:
         raise DataDirError(f"{folder.db_path}: {exc}; free the disk or stop what locks the file") from exc
 
 
@@ -98,12 +112,21 @@ class App:
         limits = config.upstream
         self._pool = Pool(connections_max=limits.connections_max, idle_s=limits.idle_s, connect=Dialer())
         self._bodies = BodyBudget(config.server.bodies_in_memory_bytes_max)
+        self._gate = open_gate(config, store.books)
+        till = Till(self._gate, store, self._metrics, time.time, power_loss=config.ledger.durability == "power_loss")
+        self.idempotency = Idempotency(bytes_max=ANSWERS_BYTES_MAX, answer_bytes_max=ANSWER_BYTES_MAX)
+        self.idempotency.load(store.books.used_idempotency)
         self._pipeline = Pipeline(
-            self._snapshot(config), store.keys, records=store, health=self._health, metrics=self._metrics,
-            drainer=self._drainer, heartbeat=self._heartbeat, wall_clock=time.time,
+            self._snapshot(config), store.keys, till=till, idempotency=self.idempotency, health=self._health,
+            metrics=self._metrics, drainer=self._drainer, heartbeat=self._heartbeat, wall_clock=time.time,
         )  # fmt: skip
+        self.books = LiveBooks(store, self._gate, lambda: self._pipeline.snapshot.config.plans, time.time)
         self._edge = Edge(
-            _edge_limits(config), self._pipeline.handle, self._bodies, self._pollset, express=config.server.express_lane
+            EdgeLimits.of(config.server),
+            self._pipeline.handle,
+            self._bodies,
+            self._pollset,
+            express=config.server.express_lane,
         )
         self._metrics.expose_levels(self._levels)
         self._hypercorn = EdgeConfig(
@@ -124,7 +147,7 @@ class App:
                 f"cannot listen on {', '.join(self._hypercorn.bind)}: {exc.strerror}; change server.bind\n"
             )
             return 2
-        install(_render_own)
+        install(render_own)
         web = build_web(self._edge, self)
         async with trio.open_nursery() as root:
             await self._start_store(root)
@@ -133,7 +156,14 @@ class App:
         return 0
 
     async def _start_store(self, root: trio.Nursery) -> None:
-        await root.start(lambda task_status: self._store.run(on_keys=self._set_keys, task_status=task_status))
+        await root.start(
+            lambda task_status: self._store.run(
+                on_keys=self._set_keys,
+                on_moves=self._apply_moves,
+                on_commit=self._metrics.commit_lag.observe,
+                task_status=task_status,
+            )
+        )
 
     async def _serve_until_stopped(self, web: WebApp, sockets: Sockets) -> None:
         async with trio.open_nursery() as services:
@@ -152,10 +182,18 @@ class App:
         root.start_soon(self._pool.run)
         root.start_soon(self._edge.run)
         root.start_soon(self._heartbeat.run)
+        root.start_soon(probe_loop, self._metrics.loop_lag.observe)
+        root.start_soon(self._tidy)
         await root.start(self._drainer_run)
         if "sim" in self._first.providers:
             self._sim_url = await root.start(self._sim_run)
             self._pipeline.snapshot = self._snapshot(self._first)
+
+    async def _tidy(self) -> None:
+        """Let go of remembered answers that nobody asks for."""
+        while True:
+            await trio.sleep(TIDY_S)
+            self.idempotency.expire(trio.current_time(), time.time())
 
     async def _drainer_run(self, task_status: trio.TaskStatus[None]) -> None:
         await self._drainer.run(task_status=task_status)
@@ -187,6 +225,10 @@ class App:
 
     def _set_keys(self, keys: KeyIndex) -> None:
         self._pipeline.keys = keys
+
+    def _apply_moves(self, moves: list[Move]) -> None:
+        for move in moves:
+            self._gate.apply(move.account_id, move.amount)
 
     async def _signals(self, nursery: trio.Nursery, serving: trio.CancelScope) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
@@ -225,7 +267,9 @@ class App:
         for key in needs_restart(self._first, config):
             log.warning("config_needs_restart", key=key)
         self._pipeline.snapshot = snapshot
-        self._edge.limits = _edge_limits(config)
+        limits = config.limits
+        self._gate.limiter.configure(day_zone=limits.day_zone, keys_max=limits.keys_in_memory_max)
+        self._edge.limits = EdgeLimits.of(config.server)
         self._bodies.bytes_max = config.server.bodies_in_memory_bytes_max
         log.info("config_reloaded", models=len(config.models))
 
@@ -276,6 +320,16 @@ class App:
         yield "gateway_records_queued", (), self._store.queued
         yield "gateway_streams_pumped", (), len(self._pump)
         yield "gateway_drains", (), len(self._drainer)
+        yield "gateway_credit_held_usd", (), self._gate.held() / PICO_PER_USD
+        yield "gateway_limiter_entries", (), len(self._gate.limiter)
+
+
+def open_gate(config: Config, books: OpeningBooks) -> Gate:
+    """The gate with what the books say."""
+    gate = Gate(Limiter(day_zone=config.limits.day_zone, keys_max=config.limits.keys_in_memory_max), wall=books.read_at)
+    spending = ((key.key_id, Spent(key.total, key.daily, key.weekly, key.monthly)) for key in books.spending)
+    gate.load(books.balances, spending)
+    return gate
 
 
 RELOADED = frozenset(
@@ -287,39 +341,11 @@ RELOADED = frozenset(
 def needs_restart(running: Config, wanted: Config) -> list[str]:
     """The keys of the sections that belong to the process, not to a snapshot, that differ."""
     found = []
-    for section in ("server", "upstream", "sim", "log"):
+    for section in ("server", "upstream", "sim", "log", "ledger"):
         before, after = getattr(running, section), getattr(wanted, section)
         names = [name for name in before.__struct_fields__ if name not in RELOADED]
         found += [f"{section}.{name}" for name in names if getattr(before, name) != getattr(after, name)]
     return found
-
-
-def _edge_limits(config: Config) -> EdgeLimits:
-    server = config.server
-    return EdgeLimits(
-        header_s=server.header_s,
-        body_s=server.body_s,
-        keep_alive_s=server.keep_alive_s,
-        inference_body_bytes_max=server.inference_body_bytes_max,
-        connections_max=server.connections_max,
-    )
-
-
-def _render_own(status: int, request_id: str) -> bytes:
-    """The body of an answer that Hypercorn makes by itself."""
-    error: GatewayError
-    match status:
-        case 404:
-            error = NotFound("this host or path is not served")
-        case 405:
-            error = MethodNotAllowed("this method is not served here", allow="GET, POST")
-        case 431:
-            error = HeadTooLarge("the request head is too large; send fewer or shorter headers")
-        case code if code < 500:
-            error = BadRequest("the request is malformed; send a valid HTTP request")
-        case _:
-            error = Internal("the gateway failed; report the request id")
-    return error_body(error, request_id)
 
 
 __all__ = ["App", "DataDirError", "serve"]

@@ -1,6 +1,7 @@
-"""The command line: `gateway serve | check | models | keys create | keys list | keys revoke`.
+"""The command line: `gateway serve | check | models`, and the commands on the data folder: `accounts`, `keys`,
+`credits`, `usage`, `ledger`, `backup`, each in a module of its own beside this one.
 
-Each command imports what it needs when it runs, so that `--help` and `keys` start fast.
+Each command imports what it needs when it runs, so that `--help` and the data folder's commands start fast.
 Exit codes: 0 done; 1 the thing asked could not be done; 2 wrong usage, configuration or data folder.
 """
 
@@ -13,8 +14,14 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway import __version__
-from gateway.cli_base import Refused, beside, config_option, data_dir_option, table
+from gateway.cli_accounts import accounts
+from gateway.cli_backup import backup
+from gateway.cli_base import Refused, beside, config_option, data_dir_option
+from gateway.cli_credits import account_credits
 from gateway.cli_keys import keys
+from gateway.cli_ledger import ledger
+from gateway.cli_show import table
+from gateway.cli_usage import usage
 
 if TYPE_CHECKING:
     from gateway.config import Config
@@ -38,6 +45,8 @@ def main() -> None:
       gateway check                          is config.toml right?
       gateway serve                          listen on http://127.0.0.1:8080
       gateway keys create --name my-laptop   a key for one more client
+      gateway usage --by day                 what was called, and what it cost
+      gateway backup monday.db               a copy of everything, also while serving
     """
 
 
@@ -112,7 +121,8 @@ def models(config_path: str) -> None:
     click.echo(table(("MODEL", "CONTEXT", "PROVIDER", "STATE", "INPUT", "OUTPUT"), _offers(_load(config_path))))
 
 
-main.add_command(keys)
+for _command in (accounts, keys, account_credits, usage, ledger, backup):
+    main.add_command(_command)
 
 
 def _load(config_path: str) -> Config:

@@ -1,23 +1,22 @@
-"""`gateway keys create | list | revoke`: the keys of a data folder, whether or not a gateway serves from it.
-
-Never loads Trio, Quart or the catalogue: it starts in about 80 ms, and works while the catalogue has an error
-(a leaked key must be revocable at any time).
-"""
+"""`gateway keys create | list | revoke`: the keys of a data folder, whether or not a gateway serves from it."""
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from gateway.cli_base import Refused, beside, config_option, data_dir_option, json_option, table
+from gateway import cli_base as base
+from gateway import cli_show as show
+from gateway.cli_base import Refused, data_options, database
 
 if TYPE_CHECKING:
+    from gateway.core.money import PicoUsd
+    from gateway.core.principal import LimitReset
     from gateway.store.keys import KeyRow
+
+_AT_LEAST_1 = click.IntRange(min=1)
 
 
 @click.group()
@@ -27,6 +26,7 @@ def keys() -> None:
     \b
     Example:
       gateway keys create --name my-laptop
+      gateway keys create --name ci --account acme --limit 5 --limit-reset monthly --rpm 20
       gateway keys list
       gateway keys revoke key_5f2c9a1be07d4438
     """
@@ -34,63 +34,121 @@ def keys() -> None:
 
 @keys.command("create")
 @click.option("--name", required=True, help="What the key is for; shown in lists and in records.")
-@config_option
-@data_dir_option
-@json_option
-def keys_create(name: str, config_path: str, data_dir: Path | None, as_json: bool) -> None:
+@click.option("--account", metavar="ACCOUNT", help="Whose credit it spends, by id or name; without, the operator's.")
+@base.plan_option
+@click.option("--management", is_flag=True, help="It manages keys over HTTP and may not call models.")
+@click.option("--limit", metavar="USD", help="The most it may spend in a period, such as 5 or 0.50.")
+@click.option(
+    "--limit-reset",
+    type=click.Choice(["daily", "weekly", "monthly", "none"]),
+    help="When --limit begins anew (UTC); none: never.",
+)
+@click.option("--rpm", type=_AT_LEAST_1, metavar="N", help="Requests a minute.")
+@click.option("--rpd", type=_AT_LEAST_1, metavar="N", help="Requests a day.")
+@click.option("--tpm", type=_AT_LEAST_1, metavar="N", help="Tokens a minute.")
+@click.option("--concurrency", type=_AT_LEAST_1, metavar="N", help="Calls at once.")
+@click.option("--expires-at", metavar="TIME", help="When it ends, such as 2027-01-31 or 2027-01-31T12:00:00+08:00.")
+@click.option("--model", "models", multiple=True, metavar="ID", help="Repeatable; it may call these models only.")
+@data_options
+def keys_create(
+    name: str,
+    account: str | None,
+    plan: str | None,
+    management: bool,
+    limit: str | None,
+    limit_reset: LimitReset | Literal["none"] | None,
+    rpm: int | None,
+    rpd: int | None,
+    tpm: int | None,
+    concurrency: int | None,
+    expires_at: str | None,
+    models: tuple[str, ...],
+    config_path: str,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
     """Make a key. Its secret is shown this once: only a digest is stored.
 
-    The secret alone goes to standard output, the rest to standard error.
+    The secret alone goes to standard output, the rest to standard error. Of the limits of the key, its account and
+    their plans, the tightest holds. Without --account and --plan the key is the operator's own: no credit is needed,
+    nothing limits it, and it is metered all the same.
 
     \b
     Example:
       $ gateway keys create --name my-laptop --json
       {"id": "key_5f2c9a1be07d4438", "key": "sk-gw-..."}
       $ export OPENAI_API_KEY=$(gateway keys create --name my-laptop)
+      $ gateway keys create --name ci --account acme --limit 5 --limit-reset monthly --rpm 20 --model sim/words
     """
-    from gateway.store.keys import create
+    from gateway.store.keys import KeyTerms, create
 
-    with _database(config_path, data_dir, make=True) as (conn, pepper):
+    base.check_plan(config_path, plan)
+    terms = KeyTerms(
+        kind="management" if management else "standard",
+        plan=plan,
+        spend_limit=_spend_limit(limit, limit_reset),
+        limit_reset=None if limit_reset == "none" else limit_reset,
+        expires_at=_expiry(expires_at),
+        models=_models(models),
+        rpm=rpm,
+        rpd=rpd,
+        tpm=tpm,
+        concurrency=concurrency,
+    )
+    with database(config_path, data_dir, make=True) as (conn, pepper):
+        owner = {} if account is None else {"account_id": base.find_account(conn, account).id}
         try:
-            key = create(conn, pepper, name)
+            key = create(conn, pepper, name, terms=terms, **owner)
         except ValueError as exc:
             raise Refused(str(exc)) from exc
     if as_json:
-        click.echo(_json({"id": key.id, "key": key.secret}))
+        show.echo_json({"id": key.id, "key": key.secret})
         return
     click.echo(f"{key.id} ({key.name}); the key is shown this once:", err=True)
     click.echo(key.secret)
 
 
 @keys.command("list")
-@config_option
-@data_dir_option
-@json_option
-def keys_list(config_path: str, data_dir: Path | None, as_json: bool) -> None:
+@click.option("--account", metavar="ACCOUNT", help="Only this account's, by id or name.")
+@data_options
+def keys_list(account: str | None, config_path: str, data_dir: Path | None, as_json: bool) -> None:
     """List all keys, revoked ones too, oldest first. Secrets are not known, only their ends.
+
+    Limits are in --json.
 
     \b
     Example:
       $ gateway keys list
-      ID                    NAME       KEY                ACCOUNT   CREATED               STATE
-      key_5f2c9a1be07d4438  my-laptop  sk-gw-Zk3v...9hQw  operator  2026-01-31T12:00:00Z  live
+      ID                    NAME       KEY                ACCOUNT   KIND      PLAN  CREATED               STATE
+      key_5f2c9a1be07d4438  my-laptop  sk-gw-Zk3v...9hQw  operator  standard  -     2026-01-31T12:00:00Z  live
     """
     from gateway.store.keys import list_all
 
-    with _database(config_path, data_dir, make=False) as (conn, _):
-        rows = list_all(conn)
+    with database(config_path, data_dir) as (conn, _):
+        account_id = None if account is None else base.find_account(conn, account).id
+        rows = list_all(conn, account_id=account_id)
     if as_json:
-        click.echo(_json([_shown(row) for row in rows]))
+        show.echo_json([_shown(row) for row in rows])
         return
-    lines = [(r.id, r.name, r.prefix_hint, r.account_id, _utc(r.created_at), _state(r)) for r in rows]
-    click.echo(table(("ID", "NAME", "KEY", "ACCOUNT", "CREATED", "STATE"), lines))
+    lines = [
+        (
+            r.id,
+            r.name,
+            r.prefix_hint,
+            r.account_id,
+            r.terms.kind,
+            r.terms.plan or "-",
+            show.utc(r.created_at),
+            _state(r),
+        )
+        for r in rows
+    ]
+    click.echo(show.table(("ID", "NAME", "KEY", "ACCOUNT", "KIND", "PLAN", "CREATED", "STATE"), lines))
 
 
 @keys.command("revoke")
 @click.argument("key_id", metavar="ID")
-@config_option
-@data_dir_option
-@json_option
+@data_options
 def keys_revoke(key_id: str, config_path: str, data_dir: Path | None, as_json: bool) -> None:
     """Revoke a key for good; a serving gateway refuses it within a second. Exit code 1 when there is no such key.
 
@@ -101,76 +159,80 @@ def keys_revoke(key_id: str, config_path: str, data_dir: Path | None, as_json: b
     """
     from gateway.store.keys import revoke
 
-    with _database(config_path, data_dir, make=False) as (conn, _):
+    with database(config_path, data_dir) as (conn, _):
         try:
             changed = revoke(conn, key_id)
         except KeyError:
             raise click.ClickException(f"there is no key {key_id!r}; `gateway keys list` shows the ids") from None
     if as_json:
-        click.echo(_json({"id": key_id, "revoked": True}))
+        show.echo_json({"id": key_id, "revoked": True})
         return
     click.echo(f"{key_id} is revoked" if changed else f"{key_id} was revoked before")
 
 
-def _data_dir_of(config_path: str) -> Path:
-    """Read `[server] data_dir` and nothing else, so that an error elsewhere in the file stops no key command."""
-    import tomllib
-
-    from gateway.config import Server
-
-    try:
-        document = tomllib.loads(Path(config_path).read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise Refused(
-            f"{config_path}: {exc.strerror}; name the file with --config or a folder with --data-dir"
-        ) from exc
-    except ValueError as exc:
-        raise Refused(f"{config_path}: {exc}; repair it or name a folder with --data-dir") from exc
-    server = document.get("server", {})
-    folder = server.get("data_dir", Server().data_dir) if isinstance(server, dict) else None
-    if not isinstance(folder, str):
-        raise Refused(f"{config_path}: server.data_dir must be a string; repair it or name a folder with --data-dir")
-    return beside(config_path, folder)
+def _spend_limit(limit: str | None, limit_reset: str | None) -> PicoUsd | None:
+    if limit is None:
+        if limit_reset is not None:
+            raise Refused("--limit-reset: says when --limit begins anew, and there is no --limit; give both")
+        return None
+    return base.parse_usd("--limit", limit)
 
 
-@contextlib.contextmanager
-def _database(config_path: str, data_dir: Path | None, *, make: bool) -> Iterator[tuple[sqlite3.Connection, bytes]]:
-    """Open the data folder's database and its pepper; turn what the disk refuses into a message."""
-    from gateway.datadir import DataDirError, open_data_dir
-    from gateway.store.schema import open_database
+def _expiry(text: str | None) -> float | None:
+    """Return the Unix time; UTC when the text names no zone."""
+    if text is None:
+        return None
+    import time
+    from datetime import UTC, datetime
 
     try:
-        data = open_data_dir(data_dir or _data_dir_of(config_path), create=make)
-        with contextlib.closing(open_database(data.db_path, data.pepper)) as conn:
-            yield conn, data.pepper
-    except DataDirError as exc:
-        raise Refused(str(exc)) from exc
-    except sqlite3.Error as exc:
-        raise click.ClickException(f"{data.db_path}: {exc}; nothing was changed, try again") from exc
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise Refused(f"--expires-at: {text!r} is not a time; write 2027-01-31 or 2027-01-31T12:00:00Z") from None
+    expires_at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if expires_at <= time.time():
+        raise Refused(f"--expires-at: {show.utc(expires_at)} has passed; name a time to come")
+    return expires_at
+
+
+def _models(ids: tuple[str, ...]) -> tuple[str, ...] | None:
+    for model in ids:
+        author, slash, name = model.partition("/")
+        if not (author and slash and name and model.isprintable()) or " " in model:
+            raise Refused(f"--model: {model!r} is not a model id; write author/name, as `gateway models` shows them")
+    return ids or None
 
 
 def _state(row: KeyRow) -> str:
-    return "live" if row.revoked_at is None else f"revoked {_utc(row.revoked_at)}"
+    import time
+
+    if row.revoked_at is not None:
+        return f"revoked {show.utc(row.revoked_at)}"
+    if row.terms.disabled:
+        return "disabled"
+    if row.terms.expires_at is not None and row.terms.expires_at <= time.time():
+        return f"expired {show.utc(row.terms.expires_at)}"
+    return "live"
 
 
-def _shown(row: KeyRow) -> dict[str, str | None]:
+def _shown(row: KeyRow) -> dict[str, object]:
+    terms = row.terms
     return {
         "id": row.id,
         "name": row.name,
         "hint": row.prefix_hint,
         "account_id": row.account_id,
-        "created_at": _utc(row.created_at),
-        "revoked_at": None if row.revoked_at is None else _utc(row.revoked_at),
+        "created_at": show.utc(row.created_at),
+        "revoked_at": show.utc_or_none(row.revoked_at),
+        "kind": terms.kind,
+        "plan": terms.plan,
+        "limit_usd": None if terms.spend_limit is None else show.exact_usd(terms.spend_limit),
+        "limit_reset": terms.limit_reset,
+        "disabled": terms.disabled,
+        "expires_at": show.utc_or_none(terms.expires_at),
+        "models": terms.models,
+        "rpm": terms.rpm,
+        "rpd": terms.rpd,
+        "tpm": terms.tpm,
+        "concurrency": terms.concurrency,
     }
-
-
-def _utc(unix_s: float) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _json(value: object) -> str:
-    import json
-
-    return json.dumps(value)

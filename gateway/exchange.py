@@ -64,9 +64,6 @@ class Exchange(Protocol):
     def owe(self, wire: bytes) -> None:
         """Bytes of `wire` that the pump could not send: they go out before anything else."""
 
-    def finished(self) -> None:
-        """The pump sent the last bytes."""
-
 
 class BodyBudget:
     """All request bodies together may hold so many bytes; past it a call gets 503 and nothing is held for it."""

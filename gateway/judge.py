@@ -63,7 +63,7 @@ _HEALTHY: Final = frozenset({"status_404", "not_a_stream", "pool_full", "interna
 class CallJudge:
     """Hears the outcomes of one call's race."""
 
-    __slots__ = ("_call", "_health", "_hedger", "_metrics", "_probes")
+    __slots__ = ("_call", "_health", "_hedger", "_metrics", "_probes", "_sent", "_won")
 
     def __init__(self, call: Call, health: Health, metrics: Metrics, hedger: Hedger) -> None:
         self._call = call
@@ -71,17 +71,24 @@ class CallJudge:
         self._metrics = metrics
         self._hedger = hedger
         self._probes: set[tuple[str, int]] = set()
+        self._sent: set[int] = set()
+        self._won = False
 
     def began(self, attempt: Attempt) -> None:
         """It starts. The first one into a half-open breaker is its probe."""
         if not self._health.all_closed() and self._health.started(_target(attempt), trio.current_time()):
             self._probes.add(_target(attempt))
 
+    def sent(self, attempt: Attempt) -> None:
+        """Its request has reached the provider."""
+        self._sent.add(id(attempt))
+
     def won(self, attempt: Attempt, duration_s: float) -> None:
         """First content came."""
         if not self._health.all_closed():
             self._health.succeeded(_target(attempt), probe=_target(attempt) in self._probes)
         self._hedger.saw(attempt, duration_s)
+        self._won = True
         self._note(attempt, "won", 200, duration_s)
 
     def failed(self, attempt: Attempt, failure: AttemptFailed, duration_s: float) -> None:
@@ -97,12 +104,14 @@ class CallJudge:
         self._note(attempt, failure.outcome, failure.status, duration_s)
 
     def lost(self, attempt: Attempt, duration_s: float) -> None:
-        """It was cancelled: another won, or the client left."""
+        """It was cancelled: another won, or the client left. A loser that was sent its prompt cost us that."""
         self._health.abandoned(_target(attempt), probe=_target(attempt) in self._probes)
-        self._note(attempt, "cancelled", 0, duration_s)
+        read = self._won and id(attempt) in self._sent
+        cost = attempt.offer.input * self._call.prompt_estimate if read else 0
+        self._note(attempt, "cancelled", 0, duration_s, cost)
 
-    def _note(self, attempt: Attempt, outcome: str, status: int, duration_s: float) -> None:
-        self._call.attempts.append(AttemptNote(attempt.provider, outcome, status, duration_s))
+    def _note(self, attempt: Attempt, outcome: str, status: int, duration_s: float, cost: int = 0) -> None:
+        self._call.attempts.append(AttemptNote(attempt.provider, outcome, status, duration_s, cost))
         self._metrics.attempt(attempt.provider, outcome).inc()
 
 

@@ -1,8 +1,9 @@
-"""The life of a call, in order: auth, body, parse, plan, race, relay, settle. Every edge hands requests to `handle`.
+"""The life of a call, in order: auth, body, parse, plan, admit, race, relay, settle. Every edge comes in at `handle`.
 
 Who owns what: the call's task owns everything, the edge gives it a scope to be cancelled in when the client leaves.
 The race hands its winner over here; whoever holds an `Answer` closes it. Nothing below the parse sees bytes of the
-client's again, nothing above the relay sees the provider's. A call that passed `auth` leaves exactly one record.
+client's again, nothing above the relay sees the provider's. A call that passed `auth` leaves exactly one record, and
+its money is settled exactly once, before its last byte leaves: see `gateway.till`.
 """
 
 from __future__ import annotations
@@ -11,43 +12,50 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Final
 
-import structlog
 import trio
 
 from gateway.auth.keys import KeyIndex, bearer, refusal
+from gateway.auth.principal import check_usable
 from gateway.config import Drain
 from gateway.core.call import Attempt, Call
 from gateway.core.ids import IdMint
+from gateway.core.principal import Principal
 from gateway.dialects.chat_stream import StreamFault
-from gateway.dialects.openai_chat import ChatRequest, error_frame, parse_request
+from gateway.dialects.costs import with_cost
+from gateway.dialects.openai_chat import ChatRequest, parse_request
 from gateway.drain import Drainer
-from gateway.edge.replies import JSON, error_reply, id_headers
+from gateway.edge.replies import JSON, id_headers
 from gateway.errors import (
     GatewayError,
-    Internal,
     InvalidKey,
     MethodNotAllowed,
     Overloaded,
-    Refused,
+    PaymentRequired,
+    PermissionDenied,
+    RateLimited,
     ShuttingDown,
-    StreamBroken,
     Timeout,
 )
 from gateway.exchange import ClientGone, ClientStalled, Exchange, Headers
 from gateway.heartbeat import Heartbeat, Waiting
+from gateway.idempotency import Idempotency, Replay, Slot, find_key
 from gateway.judge import CallJudge
 from gateway.observe.metrics import Metrics
 from gateway.providers.openai import adapt_body
 from gateway.race.attempt import run_attempt
 from gateway.race.race import Race
-from gateway.relay.errors import UpstreamIdle
 from gateway.route.health import Health
 from gateway.route.plan import plan
-from gateway.settle.settle import record_of, usage_of
-from gateway.snapshot import Records, Snapshot
+from gateway.settle.settle import believable, pricer, report_of
+from gateway.snapshot import Snapshot
+from gateway.telling import tell, verdict
+from gateway.till import Tab, Till
 from gateway.upstream.answer import Answer
 
+ROUTE: Final = "chat"
+_TO_SEND_S: Final = 1.0  # of a call's total: kept for its last bytes
 SSE: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -60,7 +68,12 @@ class _Live:
     """A call under way: what a shutdown needs of it."""
 
     call: Call
+    tab: Tab
     scope: trio.CancelScope
+    principal: Principal
+    keys: KeyIndex  # that it was found in
+    headers: Headers
+    slot: Slot | None = None  # with an Idempotency-Key
     committed: bool = False
     handed_over: bool = False
 
@@ -73,7 +86,8 @@ class Pipeline:
         snapshot: Snapshot,
         keys: KeyIndex,
         *,
-        records: Records,
+        till: Till,
+        idempotency: Idempotency,
         health: Health,
         metrics: Metrics,
         drainer: Drainer,
@@ -83,7 +97,8 @@ class Pipeline:
         self.snapshot = snapshot
         self.keys = keys
         self.draining = False
-        self._records = records
+        self._till = till
+        self._idempotency = idempotency
         self._health = health
         self._metrics = metrics
         self._drainer = drainer
@@ -91,41 +106,59 @@ class Pipeline:
         self._wall_clock = wall_clock
         self._ids = IdMint()
         self._live: set[_Live] = set()
-        self._log = structlog.get_logger()
 
     async def handle(self, exchange: Exchange) -> None:
         """Serve one call from its head to its record. Raises nothing but Cancelled."""
         snapshot = self.snapshot
         now, wall = trio.current_time(), self._wall_clock()
         call = Call(exchange.request_id, self._ids.generation_id(wall), exchange.lane, now, wall)
+        headers = [*id_headers(call.request_id), (b"x-generation-id", call.gen_id.encode())]
         try:
-            self._authenticate(exchange, call)
+            principal = self._authenticate(exchange, call, wall)
         except GatewayError as error:
             self._metrics.call("none", str(error.status), error.code).inc()
-            return await self._tell(exchange, call, error)
-        live = _Live(call, trio.CancelScope(deadline=now + snapshot.config.timeouts.total_s))
+            stall_s = snapshot.config.timeouts.client_stall_s
+            return await tell(exchange, call, error, headers, committed=False, stall_s=stall_s)
+        scope = trio.CancelScope(deadline=now + snapshot.config.timeouts.total_s)
+        live = _Live(call, Tab(call), scope, principal, self.keys, headers)
         self._live.add(live)
         try:
             told = await self._serve_within(exchange, snapshot, live)
             if told is not None:
-                await self._tell(exchange, call, told, committed=live.committed)
+                await self._tell(exchange, snapshot, live, told)
         finally:
             self._live.discard(live)
             if not live.handed_over:
-                self.settle(call)
+                self._close(live)
 
-    def _authenticate(self, exchange: Exchange, call: Call) -> None:
+    def _authenticate(self, exchange: Exchange, call: Call, wall: float) -> Principal:
         if exchange.method != "POST":
             raise MethodNotAllowed(f"{exchange.method} is not served here; send POST", allow="POST")
         secret = bearer(exchange.headers)
         principal = self.keys.find(secret) if secret is not None else None
         if principal is None:
             raise InvalidKey(refusal(exchange.headers))
+        check_usable(principal, wall)
+        if principal.management:
+            raise PermissionDenied(
+                "a management key manages keys and serves no model calls; use a standard key", code="management_key"
+            )
         if self.draining:
             raise ShuttingDown("the gateway is shutting down; retry against another instance", retry_after_s=5.0)
-        if self._records.full:
+        if not self._till.has_room(len(self._live) + len(self._drainer)):
             raise Overloaded("the gateway cannot write its records; retry later", retry_after_s=5.0)
         call.account_id, call.key_id, call.key_name = principal.account_id, principal.key_id, principal.name
+        return principal
+
+    async def _tell(self, exchange: Exchange, snapshot: Snapshot, live: _Live, error: GatewayError) -> None:
+        """An error frame is a last byte too: what came before it is settled first."""
+        stall_s = snapshot.config.timeouts.client_stall_s
+        live.call.code = error.code
+        if live.committed:
+            with contextlib.suppress(Overloaded):  # an error it is already
+                self._till.book(live.tab)
+                await self._till.secure(live.tab, trio.current_time() + stall_s)
+        await tell(exchange, live.call, error, live.headers, committed=live.committed, stall_s=stall_s)
 
     async def _serve_within(self, exchange: Exchange, snapshot: Snapshot, live: _Live) -> GatewayError | None:
         """Serve under the call's scope; what the client is still to be told, or None."""
@@ -134,25 +167,10 @@ class Pipeline:
             with live.scope:
                 await self._serve(exchange, snapshot, live)
                 return None
-            return self._why_cancelled(exchange, snapshot, call)
-        except GatewayError as error:
-            call.ended = "provider_refused" if isinstance(error, Refused) else error.code
-            return error
-        except ClientGone:
-            call.ended = "client_gone"
-        except ClientStalled:
-            call.ended = "client_stalled"
-        except StreamFault as fault:
-            call.ended = f"upstream_{fault.outcome}"
-            return StreamBroken("the provider broke off its answer; what came before it is incomplete")
-        except UpstreamIdle:
-            call.ended = "upstream_idle"
-            return Timeout("the provider sent nothing for too long (timeouts.idle_s); the answer is incomplete")
-        except Exception:  # noqa: BLE001 - a bug in one call must not end its connection untold
-            self._log.error("call_failed", request_id=call.request_id, exc_info=True)
-            call.ended = "internal_error"
-            return Internal("the gateway failed; report the request id")
-        return None
+        except Exception as error:  # noqa: BLE001 - a bug in one call must not end its connection untold
+            call.ended, told = verdict(error, call)
+            return told
+        return self._why_cancelled(exchange, snapshot, call)
 
     def _why_cancelled(self, exchange: Exchange, snapshot: Snapshot, call: Call) -> GatewayError | None:
         if exchange.gone:
@@ -165,25 +183,57 @@ class Pipeline:
         return Timeout("the call took longer than timeouts.total_s; ask for less, or stream")
 
     async def _serve(self, exchange: Exchange, snapshot: Snapshot, live: _Live) -> None:
+        """Read the body; with an Idempotency-Key run it once, without one run it."""
+        body = await exchange.read_body()
+        live.call.bytes_in = len(body)
+        if self.keys is not live.keys:  # a body can be long on its way
+            live.principal = self._authenticate(exchange, live.call, self._wall_clock())
+        exchange.watch(live.scope)
+        key = find_key(exchange.headers)
+        if key is None:
+            return await self._run(exchange, snapshot, live, body)
+        now, wall = trio.current_time(), self._wall_clock()
+        entered = await self._idempotency.enter(live.principal.account_id, key, ROUTE, body, now, wall)
+        if isinstance(entered, Replay):
+            return await self._replay(exchange, snapshot, live, entered)
+        with entered as live.slot:
+            return await self._run(live.slot.exchange(exchange), snapshot, live, body)
+
+    async def _run(self, exchange: Exchange, snapshot: Snapshot, live: _Live, body: bytes) -> None:
         """The stages, in order."""
         call = live.call
-        body = await exchange.read_body()
-        call.bytes_in = len(body)
-        exchange.watch(live.scope)
         request = parse_request(body)
         call.stream, call.max_tokens = request.stream, request.max_tokens
         entry = snapshot.catalog.find(request.model)
-        call.model = entry.model.id
+        call.model, live.tab.model = entry.model.id, entry.model
+        allowed = live.principal.models
+        if allowed is not None and entry.model.id not in allowed:
+            raise PermissionDenied(
+                f"this key may not use {entry.model.id}; GET /key lists its models", code="model_denied"
+            )
         attempts = plan(entry, request.fields, stream=request.stream, health=self._health, now=call.started)
+        attempts = attempts[: snapshot.config.race.attempts_max]
+        try:
+            live.headers += self._till.open(live.tab, live.principal, snapshot.config, request, body, attempts)
+        except (RateLimited, PaymentRequired):
+            live.headers += self._till.standing(live.principal, snapshot.config)
+            raise
         answer = await self._wait_for_content(snapshot, live, request, attempts, exchange)
         try:
             call.winner, call.first_content_at, call.status = answer.attempt, trio.current_time(), 200
-            await self._relay(exchange, snapshot, live, answer)
-            call.ended = "complete"
+            await self._relay(exchange, snapshot, live, answer, show_cost=request.include_cost)
         finally:
             self._note_answer(call, answer)
             if not self._abandon(exchange, live, answer):
                 answer.close()
+
+    async def _replay(self, exchange: Exchange, snapshot: Snapshot, live: _Live, replay: Replay) -> None:
+        """Give an answer again: no attempt, no charge."""
+        call = live.call
+        call.status, call.stream, call.ended = replay.status, replay.stream, "replayed"
+        live.committed = True
+        await self._reply(exchange, snapshot, [*replay.headers, *id_headers(call.request_id)], replay.body)
+        call.bytes_out = len(replay.body)
 
     async def _wait_for_content(
         self, snapshot: Snapshot, live: _Live, request: ChatRequest, attempts: list[Attempt], exchange: Exchange
@@ -195,7 +245,7 @@ class Pipeline:
 
         async def start(first: bytes) -> None:
             live.committed, live.call.status = True, 200
-            await exchange.start(200, [*SSE, *self._ids_of(live.call)], first)
+            await exchange.start(200, [*SSE, *live.headers], first)
 
         waiting = Waiting(exchange, start, timeouts.keepalive_s)
         self._heartbeat.join(waiting)
@@ -215,35 +265,65 @@ class Pipeline:
     async def _race(
         self, snapshot: Snapshot, live: _Live, request: ChatRequest, attempts: list[Attempt], exchange: Exchange
     ) -> Answer:
-        call = live.call
+        call, model = live.call, live.tab.model
+        assert model is not None
 
         async def start(attempt: Attempt) -> Answer:
             body = adapt_body(
                 request.fields, upstream_model=attempt.offer.model, stream=request.stream, quirks=attempt.quirks
             )
+            priced = request.include_cost and request.stream
             return await run_attempt(
                 snapshot.runner, attempt, body, model=call.model, stream=request.stream, usage=request.include_usage,
+                price=pricer(call, model, attempt.offer) if priced else None, sent=lambda: judge.sent(attempt),
                 abandon=lambda answer: self._abandon(exchange, live, answer),
             )  # fmt: skip
 
         judge = CallJudge(call, self._health, self._metrics, snapshot.hedger)
-        attempts = attempts[: snapshot.config.race.attempts_max]
         delay_s = snapshot.hedger.delay_s(attempts[0]) if len(attempts) > 1 else inf
         return await Race(attempts, start, judge, hedge_delay_s=delay_s, may_hedge=snapshot.hedger.allow).run()
 
-    async def _relay(self, exchange: Exchange, snapshot: Snapshot, live: _Live, answer: Answer) -> None:
-        call = live.call
-        headers, begun = self._ids_of(call), live.committed
-        live.committed = True
+    async def _relay(
+        self, exchange: Exchange, snapshot: Snapshot, live: _Live, answer: Answer, *, show_cost: bool
+    ) -> None:
+        """Carry the answer up to its end, settle the call, and only then let its last bytes go."""
+        call, relay = live.call, snapshot.relay
+        already = live.committed  # a comment went ahead
+        begun = live.committed = already or not answer.ended
         try:
-            if answer.whole is not None:
-                await self._reply(exchange, snapshot, [JSON, *headers], answer.whole.body)
-                call.bytes_out = len(answer.whole.body)
+            if answer.whole is None:
+                await relay.carry(answer, exchange, [*SSE, *live.headers], begun=already)
+                await self._settle(live, answer)
+                live.committed = True
+                await relay.finish(answer, exchange, [*SSE, *live.headers], begun=begun)
             else:
-                call.bytes_out = await snapshot.relay.carry(answer, exchange, [*SSE, *headers], begun=begun)
+                self._note_answer(call, answer)
+                body = answer.whole.body
+                if show_cost and live.tab.model is not None:
+                    body = with_cost(body, *report_of(call, live.tab.model))
+                answer.bytes_out = len(body)
+                await self._settle(live, answer)
+                live.committed = True
+                await self._reply(exchange, snapshot, [JSON, *live.headers], body)
         except (ClientGone, ClientStalled):
             exchange.gone = True
             raise
+
+    async def _settle(self, live: _Live, answer: Answer) -> None:
+        """Raises Overloaded when the charge cannot be made durable; then a client who has nothing yet owes nothing."""
+        call = live.call
+        self._note_answer(call, answer)
+        call.ended = "complete"
+        if live.slot is not None:
+            call.idempotency = live.slot.digest_hex
+        try:
+            self._till.book(live.tab)
+        except Overloaded:
+            call.undelivered, call.idempotency = not live.committed, None
+            raise
+        if live.slot is not None:  # charged: from here on it never runs again
+            live.slot.complete(call.gen_id, trio.current_time(), self._wall_clock())
+        await self._till.secure(live.tab, live.scope.deadline - _TO_SEND_S)
 
     async def _reply(self, exchange: Exchange, snapshot: Snapshot, headers: Headers, body: bytes) -> None:
         if exchange.bounds_sends:
@@ -252,20 +332,19 @@ class Pipeline:
             return await exchange.reply(200, headers, body)
         raise ClientStalled
 
-    def _ids_of(self, call: Call) -> Headers:
-        return [*id_headers(call.request_id), (b"x-generation-id", call.gen_id.encode())]
-
     def _note_answer(self, call: Call, answer: Answer) -> None:
         """Copy what the answer knows of itself into the call."""
         chat, whole = answer.chat, answer.whole
+        call.bytes_out = answer.bytes_out + len(answer.pending)
         if chat is not None:
             with contextlib.suppress(StreamFault):  # the last frame was junk: its fault is already on its way
                 chat.catch_up()
             call.usage, call.finish_reason, call.deltas = chat.usage, chat.finish_reason, chat.deltas
             call.chunk_id, call.chunk_created = chat.chunk_id, chat.created
         elif whole is not None:
-            call.usage, call.finish_reason = whole.usage, whole.finish_reason
-            call.deltas = -(-len(whole.body) // 4)
+            call.usage, call.finish_reason, call.chunk_id = whole.usage, whole.finish_reason, whole.id
+            if whole.usage is None or not believable(call, whole.usage):
+                call.deltas = whole.estimate_completion()
 
     def _abandon(self, exchange: Exchange, live: _Live, answer: Answer) -> bool:
         """The client left: hand the answer to the drainer when its provider bills on. False: the caller closes it."""
@@ -281,46 +360,15 @@ class Pipeline:
             if answer.whole is not None and call.winner is None:
                 call.winner, call.first_content_at = answer.attempt, trio.current_time()
             self._note_answer(call, answer)
-            self.settle(call)
+            self._close(live)
 
         live.handed_over = self._drainer.take(answer, policy, call.model, drained)
         return live.handed_over
 
-    async def _tell(self, exchange: Exchange, call: Call, error: GatewayError, *, committed: bool = False) -> None:
-        """Tell the client of an error: as an answer, or as the last frame of a stream that has begun."""
-        if not committed or call.status == 0:
-            call.status = error.status
-        call.code = error.code
-        if exchange.gone:
-            return
-        with trio.move_on_after(self.snapshot.config.timeouts.client_stall_s):
-            try:
-                if committed:
-                    await exchange.finish(self._last_frame(call, error) if call.stream else b"")
-                else:
-                    status, headers, body = error_reply(error, call.request_id)
-                    await exchange.reply(status, [*headers, (b"x-generation-id", call.gen_id.encode())], body)
-            except (ClientGone, ClientStalled):
-                call.ended = call.ended or "client_gone"
-
-    def _last_frame(self, call: Call, error: GatewayError) -> bytes:
-        created = call.chunk_created or int(call.started_at)
-        return error_frame(
-            error, call.request_id, chunk_id=call.chunk_id, created=created, model=call.model, usage=usage_of(call)
-        )
-
-    def settle(self, call: Call) -> None:
+    def _close(self, live: _Live) -> None:
         """Write the call down. Once per call: by its own task, or by the drainer it was handed to."""
-        now = trio.current_time()
-        call.ended = call.ended or "cancelled"
-        self._records.put(record_of(call, now))
-        metrics = self._metrics
-        metrics.call(call.model or "none", str(call.status), call.ended).inc()
-        metrics.total("true" if call.stream else "false").observe(now - call.started)
-        metrics.bytes_in.inc(call.bytes_in)
-        metrics.bytes_out.inc(call.bytes_out)
-        if call.winner is not None and call.first_content_at is not None:
-            metrics.first_content(call.winner.provider).observe(call.first_content_at - call.started)
+        live.call.ended = live.call.ended or "cancelled"
+        self._till.close(live.tab)
 
     def begin_draining(self) -> None:
         """Refuse new calls from now on; those under way go on."""

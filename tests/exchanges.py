@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import trio
 
+from gateway.admit.gate import Gate
+from gateway.admit.limiter import Limiter
 from gateway.auth.keys import KeyIndex, digest
-from gateway.auth.principal import Account, Principal
-from gateway.config import Config, Model, Offer, OnDisconnect, Provider, Race, Timeouts, Upstream
+from gateway.config import Config, Model, Offer, OnDisconnect, Plan, Provider, Race, Timeouts, Upstream
 from gateway.core.money import PicoUsd
+from gateway.core.principal import Account, Principal
 from gateway.drain import Drainer
 from gateway.exchange import ClientGone, Headers
 from gateway.heartbeat import Heartbeat
+from gateway.idempotency import Idempotency
 from gateway.judge import Hedger
 from gateway.observe.metrics import Metrics
 from gateway.pipeline import Pipeline
@@ -32,6 +36,9 @@ from gateway.route.catalog import Catalog
 from gateway.route.health import Health
 from gateway.snapshot import Snapshot
 from gateway.store.calls import CallRecord
+from gateway.store.holds import OpenHold
+from gateway.store.journal import JournalFailed, Segment
+from gateway.till import Till
 from gateway.upstream.pool import Dialer, Pool
 from tests.upstream import MemoryUpstream, Script
 
@@ -136,9 +143,6 @@ class FakeExchange:
     def owe(self, wire: bytes) -> None:
         raise AssertionError("not for the pump")
 
-    def finished(self) -> None:
-        raise AssertionError("not for the pump")
-
     def _begin(self, how: str, status: int, headers: Headers) -> None:
         assert not self.status, "the answer began twice"
         self.calls.append(how)
@@ -158,15 +162,41 @@ class FakeExchange:
 
 @dataclass
 class RecordList:
-    """gateway.pipeline.Records as a list."""
+    """gateway.snapshot.Records as lists. `lines` are what the journal holds; `broken` refuses them."""
 
     taken: list[CallRecord] = field(default_factory=list)
     full: bool = False
+    broken: bool = False
     arrived: trio.Event = field(default_factory=trio.Event)
+    holds: dict[int, OpenHold] = field(default_factory=dict)
+    lines: list[tuple[float, CallRecord]] = field(default_factory=list)
+    holds_opened: int = 0
 
-    def put(self, record: CallRecord) -> None:
+    def has_room(self, calls_under_way: int) -> bool:
+        return not self.full
+
+    def open_hold(self, hold: OpenHold) -> int:
+        self.holds_opened += 1
+        self.holds[self.holds_opened] = hold
+        return self.holds_opened
+
+    def close_hold(self, slot: int) -> None:
+        del self.holds[slot]
+
+    def write_line(self, record: CallRecord) -> Segment:
+        if self.broken:
+            raise JournalFailed("broken")
+        self.lines.append((trio.current_time(), msgspec.structs.replace(record)))
+        return Segment(Path("line"), -1, 0)
+
+    def put(self, record: CallRecord, line: Segment | None = None, slot: int | None = None) -> None:
         self.taken.append(record)
+        if slot is not None:
+            self.close_hold(slot)
         self.arrived.set()
+
+    async def committed(self) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 @dataclass
@@ -180,6 +210,9 @@ class World:
     metrics: Metrics
     health: Health
     drainer: Drainer
+    gate: Gate
+    till: Till
+    idempotency: Idempotency
 
     async def call(self, *, stream: bool = True, **more: Any) -> FakeExchange:
         """One call, to its end."""
@@ -198,6 +231,8 @@ class World:
     def assert_clean(self) -> None:
         """No task, no borrowed or half-open connection, nothing in flight."""
         assert self.pipeline.live == 0
+        assert self.gate.held() == 0
+        assert not self.records.holds
         assert "internal_error" not in {record.ended for record in self.records.taken}
         assert len(self.drainer) == 0
         assert self.upstream.dialling == 0
@@ -220,6 +255,10 @@ async def build_pipeline(
     ports: Mapping[str, int] | None = None,
     pump: Pump | None = None,
     heartbeat: Heartbeat | None = None,
+    principal: Principal | None = None,
+    plans: Mapping[str, Plan] | None = None,
+    model: Mapping[str, Any] | None = None,
+    balance_pico_usd: int = 0,
 ) -> World:
     """Compose a pipeline over memory. `keys` is the number of keys of a provider; 1 for those not named.
 
@@ -244,7 +283,8 @@ async def build_pipeline(
         race=race or Race(),
         upstream=limits,
         providers=providers,
-        models={MODEL: Model(MODEL, offers, 1000)},
+        plans=dict(plans or {}),
+        models={MODEL: Model(MODEL, offers, 1000, **(model or {}))},
     )
     upstream = MemoryUpstream(nursery, dict(scripts) if ports is None else {})
     pool = Pool(
@@ -253,7 +293,11 @@ async def build_pipeline(
         connect=upstream.connect if ports is None else Dialer(),
     )
     metrics, health, drainer, records = Metrics(), Health(), Drainer(1_000_000), RecordList()
-    index = KeyIndex(PEPPER, {digest(PEPPER, KEY): Principal("key-1", Account("account-1"), "tester")})
+    principal = principal or Principal("key-1", Account("account-1"), "tester")
+    index = KeyIndex(PEPPER, {digest(PEPPER, KEY): principal})
+    gate = Gate(Limiter(day_zone="UTC", keys_max=1000), wall=WALL)
+    gate.load({principal.account_id: balance_pico_usd}, [])
+    idempotency = Idempotency(bytes_max=1_000_000, answer_bytes_max=100_000)
 
     def wall_clock() -> float:
         return WALL + trio.current_time()
@@ -265,10 +309,12 @@ async def build_pipeline(
         Relay(Pump(PollSet()) if pump is None else pump, config.timeouts),
         Hedger(config.race),
     )
+    till = Till(gate, records, metrics, wall_clock)
     pipeline = Pipeline(
         snapshot,
         index,
-        records=records,
+        till=till,
+        idempotency=idempotency,
         health=health,
         metrics=metrics,
         drainer=drainer,
@@ -276,7 +322,7 @@ async def build_pipeline(
         wall_clock=wall_clock,
     )
     await nursery.start(_run_drainer, drainer)
-    return World(pipeline, upstream, pool, records, metrics, health, drainer)
+    return World(pipeline, upstream, pool, records, metrics, health, drainer, gate, till, idempotency)
 
 
 async def _run_drainer(drainer: Drainer, *, task_status: trio.TaskStatus[None]) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
 
 from gateway import __version__
 from gateway.cli import main
 from gateway.config import Config
 from gateway.datadir import DataDirBusy, open_data_dir
 from gateway.welcome import first_key_banner
+from tests.command import run
 
 CONFIG = """\
 [server]
@@ -49,12 +49,6 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path / "config.toml")
 
 
-def run(*arguments: str) -> Result:
-    result = CliRunner().invoke(main, arguments)
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return result
-
-
 def commands(group: click.Group, *path: str) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = [path]
     for name, command in group.commands.items():
@@ -65,14 +59,39 @@ def commands(group: click.Group, *path: str) -> list[tuple[str, ...]]:
 def test_the_names_are_fixed() -> None:
     assert sorted(commands(main)) == [
         (),
+        ("accounts",),
+        ("accounts", "create"),
+        ("accounts", "list"),
+        ("accounts", "resume"),
+        ("accounts", "suspend"),
+        ("backup",),
         ("check",),
+        ("credits",),
+        ("credits", "grant"),
+        ("credits", "show"),
         ("keys",),
         ("keys", "create"),
         ("keys", "list"),
         ("keys", "revoke"),
+        ("ledger",),
+        ("ledger", "export"),
+        ("ledger", "verify"),
         ("models",),
         ("serve",),
+        ("usage",),
     ]
+
+
+@pytest.mark.parametrize("path", [path for path in commands(main) if path], ids=" ".join)
+def test_every_command_on_the_data_folder_has_the_common_options(path: tuple[str, ...]) -> None:
+    command: click.Command = main
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    if isinstance(command, click.Group) or path in {("check",), ("models",), ("serve",)}:
+        return
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {"--config", "--data-dir", "--json"} <= options
 
 
 @pytest.mark.parametrize("path", commands(main), ids=" ".join)
@@ -158,19 +177,6 @@ def test_what_cannot_be_used_exits_2_and_says_why(tmp_path: Path, arguments: tup
     assert message in result.stderr
 
 
-def test_a_locked_database_exits_1_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gateway.store import schema
-
-    run("keys", "create", "--name", "x", "--data-dir", str(tmp_path))
-    monkeypatch.setattr(schema.open_database, "__kwdefaults__", {"busy_s": 0.05})
-    holder = schema.connect(tmp_path / "gateway.db")
-    holder.execute("BEGIN IMMEDIATE")
-    result = run("keys", "create", "--name", "y", "--data-dir", str(tmp_path))
-    holder.close()
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "gateway.db: database is locked; nothing was changed, try again" in result.stderr
-
-
 def test_check_counts_what_it_found(config: str) -> None:
     result = run("check", "--config", config)
     assert result.exit_code == 0
@@ -243,12 +249,31 @@ def test_python_m_gateway_is_the_same_command() -> None:
     )
 
 
-def test_key_commands_load_neither_the_server_nor_the_catalogue(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("keys", "create", "--name", "y"),
+        ("keys", "list"),
+        ("accounts", "create", "--name", "acme"),
+        ("accounts", "list"),
+        ("credits", "grant", "--account", "operator", "--usd", "1"),
+        ("credits", "show", "--account", "operator"),
+        ("usage", "--by", "key"),
+        ("ledger", "verify"),
+        ("ledger", "export"),
+        ("backup", "{tmp}/backup.db"),
+    ],
+    ids=" ".join,
+)
+def test_commands_on_the_data_folder_load_neither_the_server_nor_the_catalogue(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
     code = "import sys; from gateway.cli import main; main(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
     run("keys", "create", "--name", "x", "--data-dir", str(tmp_path))
-    command = [sys.executable, "-c", code, "keys", "list", "--data-dir", str(tmp_path)]
+    given = [part.format(tmp=tmp_path) for part in arguments]
+    command = [sys.executable, "-c", code, *given, "--data-dir", str(tmp_path)]
     loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-    assert "gateway.store.keys" in loaded
+    assert "gateway.store.schema" in loaded
     assert loaded.isdisjoint(
         {"trio", "quart", "hypercorn", "httpx", "sqlite_utils", "gateway.configfile", "gateway.app"}
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.config import Log, Race, Server, Sim, Timeouts, Upstream
-from gateway.configfile import load
+from gateway.config import Log, Model, Offer, Price, Race, Server, Sim, Timeouts, Upstream
+from gateway.configfile import load, parse
 from gateway.configfile.lines import Lines, dotted
 from gateway.providers.presets import load_presets
 
@@ -48,6 +48,21 @@ def test_the_shipped_file_lists_every_preset_that_needs_only_a_key() -> None:
     text = SHIPPED.read_text("utf-8")
     for name in set(load_presets()) - usable:
         assert f"\n# [providers.{name}]" in text
+
+
+def test_the_shipped_file_explains_every_price_with_an_example_that_loads() -> None:
+    text = SHIPPED.read_text("utf-8")
+    explained = text[text.index("\n# Models. ") : text.index("\n# CHECK THE PRICES")]
+    for kind in (Price, Offer, Model):
+        for field in msgspec.structs.fields(kind):
+            assert field.encode_name in explained or f"\n{field.encode_name} = " in text, field.name
+    example = explained[explained.index("\n# [[models]]") :].replace("\n# ", "\n").replace("\n#", "\n")
+    config = parse("[providers.openrouter]\n" + example, path="config.toml", environ={})
+    (model,) = config.models.values()
+    assert isinstance(model.price, Price)
+    assert (model.markup, model.completion_tokens_max, model.price.request) == ((1, 4), 16_384, 10**9)
+    assert (model.offers[0].cache_write, model.offers[0].reasoning) == (3_125_000, 15_000_000)
+    assert model.price.reasoning is None
 
 
 _SEEDS = """

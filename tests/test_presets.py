@@ -11,7 +11,7 @@ import pytest
 from gateway import __version__
 from gateway.config import Drain, Provider, Quirks
 from gateway.configfile import parse
-from gateway.core.money import parse_usd
+from gateway.core.money import PicoUsd, parse_usd
 from gateway.providers.openai import ROUTING_FIELDS, adapt_body, build_endpoint
 from gateway.providers.presets import load_presets, parse_on_disconnect
 
@@ -396,9 +396,32 @@ def test_there_is_one_endpoint_for_each_key() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["drain", 5, {}, {"drain_s": 1}, {"drain_s": True, "drain_usd": "1"}, {"drain_s": 0, "drain_usd": "1"}]
-    + [{"drain_s": 1, "drain_usd": 0.05}, {"drain_s": 1, "drain_usd": "-1"}, {"drain_s": 1, "drain_usd": "1", "x": 1}],
+    ["drain", 5, {}, {"drain_s": 1}, {"drain_s": 1, "drain_usd": 0.05}, {"drain_s": 1, "drain_usd": "1", "x": 1}],
 )
-def test_a_disconnect_rule_that_makes_no_sense(value: object) -> None:
-    with pytest.raises(ValueError, match=r"drain_s|drain_usd|must be"):
+def test_a_disconnect_rule_that_is_none(value: object) -> None:
+    with pytest.raises(
+        ValueError, match=r'^must be "cancel", "cap" or \{ drain_s = 10, drain_usd = "0\.05" \}, drain_usd a'
+    ):
         parse_on_disconnect(value)
+
+
+@pytest.mark.parametrize("seconds", [True, 0, -1, 1e9, float("nan"), float("inf")])
+def test_a_time_to_drain_that_makes_no_sense(seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"^drain_s must be seconds, more than 0 and at most "):
+        parse_on_disconnect({"drain_s": seconds, "drain_usd": "1"})
+
+
+@pytest.mark.parametrize(
+    "usd", ["-1", "+1", "1e3", "1_000", " 1", "1\n", "", ".5", "1.", "NaN", "Infinity", "\u0661", "1" * 14]
+)
+def test_an_amount_to_drain_that_is_none_is_named(usd: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^drain_usd: '.*' is not a decimal number of at least 0; write it as a string"
+    ):
+        parse_on_disconnect({"drain_s": 1, "drain_usd": usd})
+
+
+def test_an_amount_to_drain_is_no_finer_than_one_pico_usd() -> None:
+    with pytest.raises(ValueError, match=r"^drain_usd: '0\.0000000000001' is finer than one pico-USD; round it$"):
+        parse_on_disconnect({"drain_s": 1, "drain_usd": "0.0000000000001"})
+    assert parse_on_disconnect({"drain_s": 0.5, "drain_usd": "0.000000000001"}) == Drain(0.5, PicoUsd(1))

@@ -19,6 +19,7 @@ from gateway.auth.keys import KeyIndex
 from gateway.store import calls, db, keys
 from gateway.store.calls import CallRecord
 from gateway.store.db import Store
+from gateway.store.outbox import BATCH_ROWS_MAX
 from gateway.store.schema import OPERATOR, connect
 
 PEPPER = bytes(range(32))
@@ -89,7 +90,7 @@ async def test_a_record_arrives_with_every_field(store: Store, path: Path, nurse
     assert row == {name: getattr(full, name) for name in calls.COLUMNS if name != "attempts"}
 
 
-@pytest.mark.parametrize("count", [1, 15, 16, 17, 2 * db.BATCH_ROWS_MAX + 7])
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 2 * BATCH_ROWS_MAX + 7])
 async def test_every_record_is_stored_once(store: Store, path: Path, nursery: trio.Nursery, count: int) -> None:
     await nursery.start(store.run)
     for number in range(count):
@@ -123,20 +124,20 @@ async def test_cancelled_anywhere_nothing_is_lost_or_doubled(store: Store, path:
 
 async def test_a_full_disk_keeps_everything_and_recovers(store: Store, path: Path, nursery: trio.Nursery) -> None:
     def limit_pages(pages: int) -> None:
-        assert store._conn.execute(f"PRAGMA max_page_count = {pages}").fetchone()[0] >= pages
+        assert store._writer.conn.execute(f"PRAGMA max_page_count = {pages}").fetchone()[0] >= pages
 
-    used = store._conn.execute("PRAGMA page_count").fetchone()[0]
+    used = store._writer.conn.execute("PRAGMA page_count").fetchone()[0]
     limit_pages(used + 10)
     await nursery.start(store.run)
     for number in range(1000):
         store.put(record(number))
     await until(lambda: store.failing)
     assert not store.ready()
-    assert store.queued >= 1000 - db.BATCH_ROWS_MAX
+    assert store.queued >= 1000 - BATCH_ROWS_MAX
     held = store.queued
     assert len(stored(path)) == 1000 - held  # a refused batch left nothing behind
 
-    await store._in_thread(lambda: limit_pages(1_000_000))
+    await store._writer.run_without(lambda: limit_pages(1_000_000))
     await until(lambda: store.queued == 0)
     assert store.ready()
     assert stored(path) == expected(1000)
@@ -263,7 +264,7 @@ def test_the_first_key_is_made_once(store: Store) -> None:
     key = store.create_first_key()
     assert key is not None
     assert store.keys.find(key.secret.encode()) is not None
-    keys.revoke(store._conn, key.id)
+    keys.revoke(store._writer.conn, key.id)
     assert store.create_first_key() is None
 
 
@@ -314,7 +315,7 @@ async def test_a_log_nobody_reads_costs_lines_not_records(path: Path, reader: st
     with Store.open(path, PEPPER, log_fd=write_fd) as store:
         async with trio.open_nursery() as nursery:
             await nursery.start(store.run)
-            for number in range(db.BATCH_ROWS_MAX):
+            for number in range(BATCH_ROWS_MAX):
                 store.put(record(number))
             await until(lambda: store.queued == 0, within_s=2)
             nursery.cancel_scope.cancel()
@@ -323,8 +324,8 @@ async def test_a_log_nobody_reads_costs_lines_not_records(path: Path, reader: st
     if reader == "stalled":
         whole = len(read_lines(read_fd))  # what did arrive is whole lines
         assert whole > 0
-    assert store.lines_lost == db.BATCH_ROWS_MAX - whole > 0
-    assert stored(path) == expected(db.BATCH_ROWS_MAX)
+    assert store.lines_lost == BATCH_ROWS_MAX - whole > 0
+    assert stored(path) == expected(BATCH_ROWS_MAX)
 
 
 async def test_a_put_costs_at_most_three_microseconds(store: Store, nursery: trio.Nursery) -> None:

@@ -1,8 +1,7 @@
 """`[[models]]`: the catalogue, each model with the priced offers that can serve it.
 
-Every offer has a price: a free one says `input = "0"`. Prices are decimal strings in USD per 1M tokens,
-because a float has no exact one. Ids under `sim/` belong to the sim provider, and only those: a real
-model never falls back to it.
+Every offer has a price: a free one says `input = "0"`. What a customer pays is the model's business (`price`,
+`markup`). Ids under `sim/` belong to the sim provider, and only those: a real model never falls back to it.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ import re
 from collections.abc import Mapping
 
 from gateway.config import Model, Offer, Provider
+from gateway.configfile.prices import read_customer_price, read_markup, read_rates
 from gateway.configfile.providers import SIM
 from gateway.configfile.read import Table, did_you_mean
-from gateway.core.money import PicoUsd, parse_price_per_million
 from gateway.providers.presets import load_presets
 
 SUPPORTS = frozenset({"stream", "tools", "images", "json_schema", "embeddings"})
@@ -23,7 +22,6 @@ CONTEXT_WINDOW_MAX = 1 << 31
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._:-]*")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
-_PRICE = re.compile(r"\d{1,5}(\.\d{1,12})?")
 
 
 def read_models(tables: list[Table], providers: Mapping[str, Provider]) -> dict[str, Model]:
@@ -52,6 +50,7 @@ def _model(table: Table, providers: Mapping[str, Provider]) -> Model | None:
         table.problem("id", f'bad value: {model_id!r} must be author/slug, such as "openai/gpt-4o"')
         model_id = None
     window = _context_window(table)
+    answer_max = _completion_tokens_max(table)
     aliases = _aliases(table, model_id)
     created = table.get("created", int) or 0
     if created < 0:
@@ -59,10 +58,11 @@ def _model(table: Table, providers: Mapping[str, Provider]) -> Model | None:
     name = table.text("name") or ""
     description = table.get("description", str) or ""
     offers = _offers(table, model_id, providers)
+    price, markup = read_customer_price(table), read_markup(table)
     table.close()
     if model_id is None:
         return None
-    return Model(model_id, offers, window, aliases, created, name, description)
+    return Model(model_id, offers, window, aliases, created, name, description, price, markup, answer_max)
 
 
 def _context_window(table: Table) -> int:
@@ -74,6 +74,14 @@ def _context_window(table: Table) -> int:
     if not 0 < window <= CONTEXT_WINDOW_MAX:
         table.problem("context_window", f"bad value: must be in tokens, 1 to {CONTEXT_WINDOW_MAX}")
     return window
+
+
+def _completion_tokens_max(table: Table) -> int | None:
+    limit = table.get("completion_tokens_max", int)
+    if limit is not None and not 0 < limit <= CONTEXT_WINDOW_MAX:
+        table.problem("completion_tokens_max", f"bad value: must be in tokens, 1 to {CONTEXT_WINDOW_MAX}")
+        return None
+    return limit
 
 
 def _aliases(table: Table, model_id: str | None) -> tuple[str, ...]:
@@ -121,20 +129,22 @@ def _offer(table: Table, model_id: str | None, providers: Mapping[str, Provider]
     model = _required_text(table, "model")
     if provider is not None:
         _check_provider(table, provider, model_id, providers)
-    input_price, output_price = _price(table, "input"), _price(table, "output")
-    cached = _price(table, "cached_input") if table.raw("cached_input") is not None else None
-    missing = [key for key in ("input", "output") if key not in table]
-    if missing:
-        table.problem(
-            None,
-            f"unpriced model: {' and '.join(missing)} missing; give USD per 1M tokens as a decimal string, "
-            '"0" when it is free',
-        )
+    rates = read_rates(table, "unpriced model")
     supports = _supports(table)
     table.close()
-    if provider is None or model is None or input_price is None or output_price is None:
+    if provider is None or model is None or rates is None:
         return None
-    return Offer(provider, model, input_price, output_price, cached, supports)
+    return Offer(
+        provider,
+        model,
+        rates.input,
+        rates.output,
+        cached_input=rates.cached_input,
+        supports=supports,
+        cache_write=rates.cache_write,
+        reasoning=rates.reasoning,
+        request=rates.request,
+    )
 
 
 def _required_text(table: Table, key: str) -> str | None:
@@ -156,23 +166,6 @@ def _check_provider(table: Table, name: str, model_id: str | None, providers: Ma
         table.problem(
             "provider", "bad value: the sim provider may only offer ids under sim/; a real model never uses it"
         )
-
-
-def _price(table: Table, key: str) -> PicoUsd | None:
-    value = table.raw(key)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        table.problem(key, f'bad value: a price is a decimal string; write "{value}" in quotes')
-        return None
-    if not _PRICE.fullmatch(value):
-        table.problem(key, f'bad value: {value[:32]!r} is no price; write USD per 1M tokens, such as "2.50"')
-        return None
-    try:
-        return parse_price_per_million(value)
-    except ValueError as exc:
-        table.problem(key, f"bad value: {exc}")
-        return None
 
 
 def _supports(table: Table) -> frozenset[str] | None:

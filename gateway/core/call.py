@@ -43,6 +43,7 @@ class AttemptNote:
     outcome: str
     status: int
     duration_s: float
+    cost_pico_usd: int = 0  # estimated, of one that was cancelled because another won
 
 
 @dataclass(slots=True)
@@ -73,3 +74,8 @@ class Call:
     bytes_in: int = 0
     bytes_out: int = 0
     max_tokens: int | None = None
+    prompt_estimate: int = 0
+    prompt_tokens_max: int | None = None  # a report of more is not believed
+    completion_tokens_max: int | None = None
+    idempotency: str | None = None
+    undelivered: bool = False  # the answer was refused to the client for a reason of ours: he owes nothing

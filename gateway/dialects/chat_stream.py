@@ -4,7 +4,8 @@ Most frames of a stream differ only in their text. The first plain frame teaches
 of the top-level `model` value, and `opening`, up to `"choices":[{`; and the `tail` `"usage":null`, which providers
 send because we ask for usage and the client may not have. A block whose every newline is accounted for by frames that
 begin with `opening` needs no parsing: the edits are `bytes.replace` (unescaped quotes keep it from matching inside a
-string) and the bytes go on. All other frames are parsed: usage, finish, errors, `[DONE]`, comments.
+string) and the bytes go on. All other frames are parsed: usage, finish, errors, `[DONE]`, comments. A client who asked
+what the call costs is told in every report of usage; then a block goes unparsed only if it has none.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import json
 from itertools import repeat
 from typing import Final
 
+import msgspec
 import orjson
 
 from gateway.core.jsontext import model_span
+from gateway.core.money import CostReport
 from gateway.core.usage import Usage, parse_usage
+from gateway.dialects.costs import PriceUsage, edit_frame_usage, is_cost, usage_frame
 from gateway.dialects.sse import FrameCutter, FrameTooLarge, event_data, frame_end, last_frame, without_comments
 
 DONE_FRAME: Final = b"data: [DONE]\n\n"
@@ -24,6 +28,7 @@ _MANY_BYTES: Final = 4096
 _OPENINGS: Final = (b'"choices":[{', b'"choices": [{')
 _TAILS: Final = (b',"usage":null}', b', "usage": null}')
 _FINISHES: Final = (b'"finish_reason":null', b'"finish_reason": null')
+_NULL_USAGES: Final = (b'"usage":null', b'"usage": null')
 
 
 class StreamFault(Exception):
@@ -43,13 +48,17 @@ class ChatStream:
 
     __slots__ = (
         "_boundary", "_cutter", "_fast_block", "_finish_mark", "_head", "_keep_usage", "_model", "_new_head",
-        "_opening", "_tail", "chunk_id", "content_seen", "created", "deltas", "done", "finish_reason", "usage",
+        "_opening", "_price", "_tail", "_told", "chunk_id", "content_seen", "created", "deltas", "done",
+        "finish_reason", "usage",
     )  # fmt: skip
 
-    def __init__(self, model: str, *, keep_usage: bool, frame_bytes_max: int) -> None:
+    def __init__(self, model: str, *, keep_usage: bool, frame_bytes_max: int, price: PriceUsage | None = None) -> None:
+        """`price` for a client who asked for costs: it is told usage too, by us if the provider does not."""
         self._cutter = FrameCutter(frame_bytes_max)
         self._model = json.dumps(model).encode()
-        self._keep_usage = keep_usage
+        self._keep_usage = keep_usage or price is not None
+        self._price = price
+        self._told: tuple[Usage, CostReport] | None = None
         self._head = self._new_head = self._opening = self._boundary = self._finish_mark = b""
         self._tail = self._fast_block = b""
         self.chunk_id = ""
@@ -89,7 +98,7 @@ class ChatStream:
         if self.finish_reason is None:
             raise StreamFault("empty" if not self.content_seen else "cut")
         self.done = True
-        return DONE_FRAME
+        return self._last_usage() + DONE_FRAME
 
     def catch_up(self) -> None:
         """Parse the last frame that went by unparsed: some vendors put usage into content frames."""
@@ -110,6 +119,8 @@ class ChatStream:
         """
         opening = self._opening
         if not block.startswith(opening):
+            return b""
+        if self._price is not None and _reports_usage(block):
             return b""
         if len(block) > _MANY_BYTES:
             return self._plain_many(block)
@@ -176,15 +187,41 @@ class ChatStream:
         if payload.startswith(b"[DONE]"):
             self.catch_up()
             self.done = True
-            return frame
+            return self._last_usage() + frame
         chunk = _parse(payload)
         _refuse_error(chunk, event)
         self.catch_up()  # in the order of the stream: a later report of usage wins
         plain = self._observe(chunk)
-        choices = chunk.get("choices")
-        if not choices and isinstance(chunk.get("usage"), dict) and not self._keep_usage:
+        report = chunk.get("usage")
+        if not isinstance(report, dict):
+            return self._rename(frame, chunk, payload, learn=plain)
+        if not chunk.get("choices") and not self._keep_usage:
             return b""
-        return self._rename(frame, chunk, payload, learn=plain)
+        return self._with_costs(self._rename(frame, chunk, payload, learn=plain), report)
+
+    def _with_costs(self, frame: bytes, report: dict[str, object]) -> bytes:
+        """A frame that reports usage, with what it costs the client who asked, and without what it costs us."""
+        self._told = self._bill(usage) if (usage := parse_usage(report)) is not None else None
+        if self._told is None and not any(map(is_cost, report)):
+            return frame
+        payload, _ = event_data(frame)
+        try:
+            return edit_frame_usage(frame, payload or b"{}", self._told)
+        except (msgspec.DecodeError, RecursionError):  # nested deeper than it can be read
+            raise StreamFault("bad_frame") from None
+
+    def _last_usage(self) -> bytes:
+        """The report of usage for a client who asked for costs, unless the last one he had says the same."""
+        bill = self._bill(self.usage)
+        if bill is None or bill == self._told:
+            return b""
+        return usage_frame(self.chunk_id or "chatcmpl-usage", self.created, self._model, *bill)
+
+    def _bill(self, reported: Usage | None) -> tuple[Usage, CostReport] | None:
+        """What `reported` (None: what went by) costs; None when nobody asked."""
+        if self._price is None:
+            return None
+        return self._price(reported, self.deltas, finished=self.finish_reason is not None)
 
     def _observe(self, chunk: dict[str, object]) -> bool:
         """Note id, usage, finish and content. True for a plain content frame, the kind worth learning from."""
@@ -253,6 +290,11 @@ class ChatStream:
                 tails = [] if self._keep_usage else [tail for tail in _TAILS if frame.endswith(tail + b"\n\n")]
                 self._tail = tails[0] if tails and frame.count(tails[0][1:-1]) == 1 else b""
                 return
+
+
+def _reports_usage(block: bytes) -> bool:
+    """Whether a block may hold a usage that is not null."""
+    return block.count(b'"usage"') > sum(map(block.count, _NULL_USAGES))
 
 
 def _without_null_usage(frame: bytes) -> bytes:

@@ -14,9 +14,13 @@ import msgspec
 import orjson
 
 from gateway.core.jsontext import has_too_many_members, model_span, top_level
-from gateway.core.usage import Usage, parse_usage
+from gateway.core.money import CostReport
+from gateway.core.usage import Usage, estimate_prompt_tokens, parse_usage
 from gateway.dialects.chat_stream import StreamFault
+from gateway.dialects.costs import cost_members, without_cost
 from gateway.errors import BadRequest, GatewayError
+
+CHOICES_MAX = 128  # of the API reference
 
 _T = TypeVar("_T")
 
@@ -30,23 +34,33 @@ class ChatRequest:
     stream: bool
     include_usage: bool
     max_tokens: int | None
+    include_cost: bool = False
+    choices: int = 1
 
 
 class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+class _UsageOptions(msgspec.Struct):
+    """OpenRouter's request member `usage`: whether the answer says what it cost."""
+
+    include: bool | None = None
+
+
 _STRING = msgspec.json.Decoder(str)
 _BOOL = msgspec.json.Decoder(bool | None)
 _LIMIT = msgspec.json.Decoder(int | None)
 _OPTIONS = msgspec.json.Decoder(_StreamOptions | None)
+_USAGE = msgspec.json.Decoder(_UsageOptions | None)
 _MISSING = msgspec.Raw(b"null")
 
 
 def parse_request(body: bytes) -> ChatRequest:
     """Read a request body. Raises BadRequest naming the field and what to change.
 
-    `null` counts as absent, as the SDKs send it for unset fields.
+    `null` counts as absent, as the SDKs send it for unset fields. `usage` is a wish to us, which most providers would
+    refuse: it is not among the `fields`.
     """
     if has_too_many_members(body):
         raise BadRequest("the body has too many top-level members; send what the API reference names")
@@ -64,7 +78,20 @@ def parse_request(body: bytes) -> ChatRequest:
         raise BadRequest("`model` is empty; name a model of GET /v1/models", param="model")
     stream = _field(fields, "stream", _BOOL, "true or false") or False
     options = _field(fields, "stream_options", _OPTIONS, "an object") if stream else None
-    return ChatRequest(fields, model, stream, bool(options and options.include_usage), _max_tokens(fields))
+    wish = _field(fields, "usage", _USAGE, 'an object such as {"include": true}') if "usage" in fields else None
+    include_cost = bool(wish and wish.include)
+    fields.pop("usage", None)
+    include_usage = bool(options and options.include_usage) or (stream and include_cost)
+    return ChatRequest(fields, model, stream, include_usage, _max_tokens(fields), include_cost, _choices(fields))
+
+
+def _choices(fields: dict[str, msgspec.Raw]) -> int:
+    if "n" not in fields:
+        return 1
+    choices: int | None = _field(fields, "n", _LIMIT, f"a whole number from 1 to {CHOICES_MAX}")
+    if choices is not None and not 0 < choices <= CHOICES_MAX:
+        raise BadRequest(f"`n` must be a whole number from 1 to {CHOICES_MAX}", param="n")
+    return choices or 1
 
 
 def _max_tokens(fields: dict[str, msgspec.Raw]) -> int | None:
@@ -97,17 +124,24 @@ class ChatAnswer:
     body: bytes
     usage: Usage | None
     finish_reason: str | None
+    id: str = ""
+    messages: tuple[bytes, ...] = ()
+
+    def estimate_completion(self) -> int:
+        """How many tokens the answer may be, when nobody says it credibly."""
+        return sum(map(estimate_prompt_tokens, self.messages))
 
 
 class _Choice(msgspec.Struct):
     finish_reason: str | None = None
+    message: msgspec.Raw = _MISSING
 
 
 _CHOICES = msgspec.json.Decoder(list[_Choice])
 
 
 def read_answer(body: bytes, model: str) -> ChatAnswer:
-    """Check a provider's non-stream answer and set its model to ours; every other byte stays.
+    """Check a provider's non-stream answer and set its model to ours; every other byte stays, but for costs of its own.
 
     Raises StreamFault: no JSON object, an error at 200, no choices.
     """
@@ -125,7 +159,17 @@ def read_answer(body: bytes, model: str) -> ChatAnswer:
     if not choices:
         raise StreamFault("empty")
     usage = fields.get("usage")
-    return ChatAnswer(_with_model(body, fields, model), _usage(usage), choices[0].finish_reason)
+    body = _with_model(without_cost(body, fields), fields, model)
+    report = _usage(usage)
+    messages = tuple(bytes(choice.message) for choice in choices)
+    return ChatAnswer(body, report, choices[0].finish_reason, _id(fields.get("id")), messages)
+
+
+def _id(raw: msgspec.Raw | None) -> str:
+    try:
+        return _STRING.decode(raw) if raw is not None else ""
+    except msgspec.DecodeError:
+        return ""
 
 
 def _usage(report: msgspec.Raw | None) -> Usage | None:
@@ -165,7 +209,14 @@ def error_body(error: GatewayError, request_id: str) -> bytes:
 
 
 def error_frame(
-    error: GatewayError, request_id: str, *, chunk_id: str, created: int, model: str, usage: Usage | None
+    error: GatewayError,
+    request_id: str,
+    *,
+    chunk_id: str,
+    created: int,
+    model: str,
+    usage: Usage | None,
+    costs: CostReport | None = None,
 ) -> bytes:
     """The frame that ends a stream which broke after its first content; no `[DONE]` follows it.
 
@@ -180,10 +231,12 @@ def error_frame(
         "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}],
     }
     if usage is not None:
-        frame["usage"] = {
+        report: dict[str, object] = {
             "prompt_tokens": usage.prompt,
             "completion_tokens": usage.completion,
             "total_tokens": usage.prompt + usage.completion,
             "estimated": usage.estimated,
         }
+        text = orjson.dumps(report)
+        frame["usage"] = orjson.Fragment(text if costs is None else b"%b,%b}" % (text[:-1], cost_members(costs)))
     return b"data: " + orjson.dumps(frame) + b"\n\n"

@@ -142,9 +142,6 @@ class AsgiExchange:
         self._over = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def finished(self) -> None:
-        """See Exchange. The pump never carries an ASGI exchange."""
-
     def pump_fd(self) -> int | None:
         """See Exchange."""
         return None

@@ -225,9 +225,6 @@ class ExpressExchange:
         else:
             await self._send(*self._framed(last, last=True))
 
-    def finished(self) -> None:
-        """See Exchange."""
-
     async def _send(self, *parts: bytes) -> None:
         if self._cut:
             return

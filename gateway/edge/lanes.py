@@ -7,10 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import Protocol
+from typing import Protocol, Self
 
 import trio
 
+from gateway.config import Server
 from gateway.core.ids import IdMint
 from gateway.edge.wire import Wire
 from gateway.exchange import BodyBudget, Exchange
@@ -30,6 +31,17 @@ class EdgeLimits:
     connections_max: int
     linger_s: float = 2.0
     linger_bytes_max: int = 16 * 1024 * 1024
+
+    @classmethod
+    def of(cls, server: Server) -> Self:
+        """Those that the configuration sets."""
+        return cls(
+            header_s=server.header_s,
+            body_s=server.body_s,
+            keep_alive_s=server.keep_alive_s,
+            inference_body_bytes_max=server.inference_body_bytes_max,
+            connections_max=server.connections_max,
+        )
 
 
 class Reapable(Protocol):

@@ -14,7 +14,10 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from gateway.api import add_api
+from gateway.api.books import Books
 from gateway.auth.keys import KeyIndex, bearer, refusal
+from gateway.config import Price
 from gateway.core.ids import request_id
 from gateway.core.money import format_usd
 from gateway.edge.asgi import is_inference, serve_asgi
@@ -31,7 +34,9 @@ from gateway.errors import (
     PayloadTooLarge,
     RequestTimeout,
 )
+from gateway.idempotency import Idempotency
 from gateway.route.catalog import Catalog, Entry
+from gateway.settle.charge import customer_price
 
 CONTROL_BODY_BYTES_MAX = 64 * 1024
 CONTROL_BODY_S = 10
@@ -48,6 +53,14 @@ class Control(Protocol):
     @property
     def keys(self) -> KeyIndex:
         """The present keys."""
+
+    @property
+    def books(self) -> Books:
+        """Keys and money, for the account API."""
+
+    @property
+    def idempotency(self) -> Idempotency:
+        """The idempotency keys of all accounts."""
 
     @property
     def metrics_token(self) -> str | None:
@@ -87,6 +100,7 @@ def build_web(edge: Edge, control: Control) -> WebApp:
     app.register_error_handler(Exception, _render_bug)
     _add_models(app, control)
     _add_state(app, control)
+    add_api(app, control)
     return app
 
 
@@ -145,7 +159,7 @@ def _may_read_metrics(token: str | None) -> bool:
 
 def _model(entry: Entry) -> dict[str, object]:
     """OpenAI's model object, with the context window (ApiLink's name and OpenRouter's) and OpenRouter's pricing."""
-    model, offer = entry.model, entry.attempts[0].offer
+    model = entry.model
     return {
         "id": model.id,
         "object": "model",
@@ -155,8 +169,22 @@ def _model(entry: Entry) -> dict[str, object]:
         "description": model.description,
         "context_window": model.context_window,
         "context_length": model.context_window,
-        "pricing": {"prompt": format_usd(offer.input), "completion": format_usd(offer.output)},
+        "pricing": _pricing(customer_price(model, entry.attempts[0].offer)),
     }
+
+
+def _pricing(price: Price) -> dict[str, str]:
+    """What a customer pays, in USD per token and per request. A kind of token without a price of its own is left out:
+    it costs what prompt or completion tokens cost.
+    """
+    own = {
+        "input_cache_read": price.cached_input,
+        "input_cache_write": price.cache_write,
+        "internal_reasoning": price.reasoning,
+    }
+    shown = {"prompt": price.input, "completion": price.output, "request": price.request}
+    shown |= {name: amount for name, amount in own.items() if amount is not None}
+    return {name: format_usd(amount) for name, amount in shown.items()}
 
 
 def _json(value: object, status: int = 200) -> Response:

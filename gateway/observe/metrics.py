@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 _FIRST_CONTENT_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 40, 60)
+_LAG_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _TOTAL_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 Levels = Callable[[], Iterable[tuple[str, tuple[str, ...], float]]]
@@ -37,6 +38,20 @@ class Metrics:
         )
         self.bytes_in = Counter("gateway_request_body_bytes", "Request body bytes.", registry=registry)
         self.bytes_out = Counter("gateway_answer_body_bytes", "Answer body bytes.", registry=registry)
+        self._cost = Counter(
+            "gateway_cost_usd", "What settled calls cost, by who pays it.", ("side",), registry=registry
+        )
+        self.customer_cost = self._cost.labels("customer")
+        self.provider_cost = self._cost.labels("provider")
+        self.hedge_cost = self._cost.labels("hedge")
+        self.commit_lag = Histogram(
+            "gateway_commit_lag_seconds", "From the end of a call to its commit: the oldest of each batch.",
+            buckets=_LAG_S, registry=registry,
+        )  # fmt: skip
+        self.loop_lag = Histogram(
+            "gateway_loop_lag_seconds", "How much later than due the event loop woke a task.",
+            buckets=_LAG_S, registry=registry,
+        )  # fmt: skip
         self.call = lru_cache(maxsize=4096)(self._calls.labels)
         self.attempt = lru_cache(maxsize=4096)(self._attempts.labels)
         self.first_content = lru_cache(maxsize=512)(self._first.labels)
@@ -59,6 +74,8 @@ LEVELS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "gateway_request_bodies_held_bytes": ("Request bodies in memory.", ()),
     "gateway_records_queued": ("Records of calls not yet committed.", ()),
     "gateway_streams_pumped": ("Streams carried by the pump.", ()),
+    "gateway_credit_held_usd": ("Credit held for calls under way.", ()),
+    "gateway_limiter_entries": ("Keys and accounts whose rates are in memory.", ()),
     "gateway_drains": ("Abandoned streams read on because their provider bills on.", ()),
 }
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import msgspec
 
 from gateway.config import Drain, OnDisconnect, Quirks
-from gateway.core.money import parse_usd
+from gateway.core.money import PicoUsd, parse_usd
 
 DRAIN_S_MAX = 600.0
 
@@ -59,8 +59,15 @@ def parse_on_disconnect(value: object) -> OnDisconnect:
         case {"drain_s": int() | float() as seconds, "drain_usd": str() as usd, **rest} if not rest:
             if isinstance(seconds, bool) or not 0 < seconds <= DRAIN_S_MAX:
                 raise ValueError(f"drain_s must be seconds, more than 0 and at most {DRAIN_S_MAX:g}")
-            return Drain(drain_s=float(seconds), drain_usd=parse_usd(usd))
+            return Drain(drain_s=float(seconds), drain_usd=_parse_drain_usd(usd))
         case _:
             raise ValueError(
                 'must be "cancel", "cap" or { drain_s = 10, drain_usd = "0.05" }, drain_usd a decimal string'
             )
+
+
+def _parse_drain_usd(text: str) -> PicoUsd:
+    try:
+        return parse_usd(text)
+    except ValueError as exc:
+        raise ValueError(f"drain_usd: {exc}") from None

@@ -16,6 +16,7 @@ import trio
 from gateway.config import Timeouts, Upstream
 from gateway.core.call import Attempt
 from gateway.dialects.chat_stream import ChatStream, StreamFault
+from gateway.dialects.costs import PriceUsage
 from gateway.dialects.openai_chat import ChatAnswer, read_answer
 from gateway.dialects.refusal import read_refusal
 from gateway.errors import AttemptFailed
@@ -49,9 +50,12 @@ async def run_attempt(
     model: str,
     stream: bool,
     usage: bool,
+    price: PriceUsage | None = None,
+    sent: Callable[[], None] = lambda: None,
     abandon: Callable[[Answer], bool] = lambda _answer: False,
 ) -> Answer:
-    """Run one attempt to its first content. `model` is our id; `usage` whether the client asked for the usage chunk.
+    """Run one attempt to its first content. `model` is our id; `usage` whether the client asked for the usage chunk,
+    `price` when it asked for the cost. `sent` is called when the request is on its way.
 
     When it is cancelled, `abandon` may take the answer over (True) to read on; else its socket is closed.
     Raises AttemptFailed.
@@ -59,12 +63,13 @@ async def run_attempt(
     lease = runner.pool.acquire_warm(attempt.origin) or await _connect(runner, attempt)
     chat = None
     if stream:
-        chat = ChatStream(model, keep_usage=usage, frame_bytes_max=runner.limits.stream_frame_bytes_max)
+        frame_bytes_max = runner.limits.stream_frame_bytes_max
+        chat = ChatStream(model, keep_usage=usage, frame_bytes_max=frame_bytes_max, price=price)
     answer = Answer(attempt, lease, ResponseReader(), chat)
     limit_s = runner.timeouts.first_content_s if stream else runner.timeouts.answer_s
     try:
         with trio.move_on_after(limit_s):
-            raw = await _send_and_hear(runner, answer, body)
+            raw = await _send_and_hear(runner, answer, body, sent)
             await _read_answer(runner, answer, raw, model)
             return answer
         raise AttemptFailed("first_content_timeout" if stream else "answer_timeout")
@@ -88,7 +93,7 @@ async def _connect(runner: Runner, attempt: Attempt) -> Lease:
         raise AttemptFailed("connect_error") from None
 
 
-async def _send_and_hear(runner: Runner, answer: Answer, body: bytes) -> bytes:
+async def _send_and_hear(runner: Runner, answer: Answer, body: bytes, sent: Callable[[], None]) -> bytes:
     """Send the request, return the first bytes heard. A warm connection that turns out dead is replaced once."""
     head = b"%b%d\r\n\r\n" % (answer.attempt.head, len(body))
     while True:
@@ -96,6 +101,7 @@ async def _send_and_hear(runner: Runner, answer: Answer, body: bytes) -> bytes:
         with contextlib.suppress(TransportBroken):
             with contextlib.suppress(TransportBroken):
                 await transport.send((head, body))
+                sent()
             raw = (
                 await transport.receive()
             )  # also after a broken send: a refusal may have come before the body was read

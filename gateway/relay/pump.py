@@ -54,13 +54,13 @@ class _Lane:
             if raw is None:
                 return
             out = self._answer.advance(raw)
-            ended = self._answer.ended
-            if out or ended:
+            if self._answer.ended:
+                self._answer.pending = out
+                self._end(None)
+            elif out:
                 self.last_in = self._pollset.now  # a provider's comments are no progress
                 self.bytes_out += len(out)
-                self._write(self._exchange.wire(out, last=ended))
-            if ended and not self._backlog:
-                self._end(None)
+                self._write(self._exchange.wire(out, last=False))
         except StreamFault as fault:
             self._break(fault)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this stream's: the pump carries on
@@ -88,11 +88,8 @@ class _Lane:
         if self._backlog:
             return
         self._pollset.remove(self._client_fd, WRITABLE)
-        if self._answer.ended:
-            self._end(None)
-        else:
-            self.last_in = self._pollset.now  # the provider was not read meanwhile: it was not idle
-            self._pollset.add(self._upstream_fd, READABLE, self.readable)
+        self.last_in = self._pollset.now  # the provider was not read meanwhile: it was not idle
+        self._pollset.add(self._upstream_fd, READABLE, self.readable)
 
     def _write(self, wire: bytes | memoryview) -> None:
         self.last_out = self._pollset.now
@@ -153,9 +150,10 @@ class Pump:
                 if not lane.over.is_set():
                     lane.tick(now)
 
-    async def carry(self, answer: Answer, exchange: Exchange, fds: tuple[int, int], timeouts: Timeouts) -> int:
-        """Carry the rest of a stream from `fds[0]` (upstream) to `fds[1]` (client); bytes sent to the client.
+    async def carry(self, answer: Answer, exchange: Exchange, fds: tuple[int, int], timeouts: Timeouts) -> None:
+        """Carry a stream from `fds[0]` (upstream) to `fds[1]` (client) up to its end.
 
+        The last bytes stay in `answer.pending`: the call is settled before they go.
         Raises StreamFault, ClientGone, ClientStalled, UpstreamIdle; the exchange then still owes what was not sent.
         """
         lane = _Lane(self._pollset, answer, exchange, fds, timeouts)
@@ -172,10 +170,9 @@ class Pump:
         finally:
             lane.leave()
             self._lanes.discard(lane)
+            answer.bytes_out += lane.bytes_out
         if lane.error is not None:
             raise lane.error
-        exchange.finished()
-        return lane.bytes_out
 
     def __len__(self) -> int:
         return len(self._lanes)

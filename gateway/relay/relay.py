@@ -31,34 +31,48 @@ class Relay:
         self._pump = pump
         self._timeouts = timeouts
 
-    async def carry(self, answer: Answer, exchange: Exchange, headers: Headers, *, begun: bool = False) -> int:
-        """Start the client's answer with what the race held back, then carry the rest; bytes of frames sent.
+    async def carry(self, answer: Answer, exchange: Exchange, headers: Headers, *, begun: bool = False) -> None:
+        """Start the client's answer with what the race held back, carry the rest up to its end.
 
-        `begun` when its head has gone already.
+        The last bytes stay in `answer.pending` for `finish`. `begun` when the head has gone already. Nothing is sent
+        of an answer that has ended.
 
         Raises StreamFault, ClientGone, ClientStalled, UpstreamIdle. The answer stays the caller's to close.
         """
+        if answer.ended:
+            return
         pending, answer.pending = answer.pending, b""
         if begun:
-            await self._send(exchange, pending, last=answer.ended)
-        elif exchange.bounds_sends:
-            await exchange.start(200, headers, pending, last=answer.ended)
+            await self._send(exchange, pending)
         else:
-            with trio.move_on_after(self._timeouts.client_stall_s) as scope:
-                await exchange.start(200, headers, pending, last=answer.ended)
-            if scope.cancelled_caught:
-                raise ClientStalled
-        if answer.ended:
-            return len(pending)
+            await self._start(exchange, headers, pending, last=False)
+        answer.bytes_out += len(pending)
         upstream_fd, client_fd = answer.lease.transport.fileno(), exchange.pump_fd()
         if upstream_fd is not None and client_fd is not None:
-            return len(pending) + await self._pump.carry(answer, exchange, (upstream_fd, client_fd), self._timeouts)
-        return len(pending) + await self._carry_here(answer, exchange)
+            await self._pump.carry(answer, exchange, (upstream_fd, client_fd), self._timeouts)
+        else:
+            await self._carry_here(answer, exchange)
 
-    async def _carry_here(self, answer: Answer, exchange: Exchange) -> int:
-        sent, reads = 0, 0
+    async def finish(self, answer: Answer, exchange: Exchange, headers: Headers, *, begun: bool) -> None:
+        """Send the last bytes and end the client's answer. Raises ClientGone, ClientStalled."""
+        last, answer.pending = answer.pending, b""
+        if begun:
+            await self._send(exchange, last, last=True)
+        else:
+            await self._start(exchange, headers, last, last=True)
+        answer.bytes_out += len(last)
+
+    async def _start(self, exchange: Exchange, headers: Headers, first: bytes, *, last: bool) -> None:
+        if exchange.bounds_sends:
+            return await exchange.start(200, headers, first, last=last)
+        with trio.move_on_after(self._timeouts.client_stall_s):
+            return await exchange.start(200, headers, first, last=last)
+        raise ClientStalled
+
+    async def _carry_here(self, answer: Answer, exchange: Exchange) -> None:
+        reads = 0
         said_at = frame_at = trio.current_time()
-        while not answer.ended:
+        while True:
             raw = answer.receive_now()
             if raw is None:
                 raw, said_at = await self._wait(answer, exchange, said_at, frame_at + self._timeouts.idle_s)
@@ -70,14 +84,15 @@ class Relay:
             except StreamFault as fault:
                 if fault.before:
                     await self._send(exchange, fault.before)
+                    answer.bytes_out += len(fault.before)
                 raise
-            sent += len(out)
             if answer.ended:
-                await self._send(exchange, out, last=True)
-            elif out:
+                answer.pending = out
+                return
+            if out:
                 await self._send(exchange, out)
+                answer.bytes_out += len(out)
                 said_at = frame_at = trio.current_time()
-        return sent
 
     def _check_idle(self, frame_at: float) -> None:
         """A provider that floods us with comments is idle too."""
@@ -96,7 +111,8 @@ class Relay:
             said_at = trio.current_time()
 
     async def _send(self, exchange: Exchange, data: bytes, *, last: bool = False) -> None:
-        with trio.move_on_after(self._timeouts.client_stall_s) as scope:
-            await (exchange.finish(data) if last else exchange.send(data))
-        if scope.cancelled_caught:
-            raise ClientStalled
+        if exchange.bounds_sends:
+            return await (exchange.finish(data) if last else exchange.send(data))
+        with trio.move_on_after(self._timeouts.client_stall_s):
+            return await (exchange.finish(data) if last else exchange.send(data))
+        raise ClientStalled

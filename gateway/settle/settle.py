@@ -1,36 +1,89 @@
-"""The end of a call: what was used, what it cost, written down once. Synchronous, so nothing can cut it short.
+"""The end of a call: what was used, what it cost, written down once. Pure.
 
 Usage is what the provider reported; an explicit 0 is 0. Without a report the deltas that went by are counted and the
-prompt is estimated from the size of the request, flagged `usage_estimated`. A provider that bills on after a
-cancel (`on_disconnect = "cap"`) is booked at the cap of the request, its `max_tokens`, or else at what was seen.
+prompt is what was estimated at admission, flagged `usage_estimated`. A provider that bills on after a cancel
+(`on_disconnect = "cap"`) is booked at the cap of the request, its `max_tokens`, or else at what was seen. The customer
+pays for the winner's answer; what losers cost is the operator's.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from gateway.config import Model, Offer
 from gateway.core.call import Call
-from gateway.core.usage import Usage, estimate_prompt_tokens
-from gateway.settle.charge import price
+from gateway.core.money import CostReport
+from gateway.core.usage import Usage
+from gateway.dialects.costs import PriceUsage
+from gateway.settle.charge import charge, costs
 from gateway.store.calls import CallRecord
+
+_NAME_CHARS_MAX = 128  # of what a provider calls things
+
+
+class Costs(NamedTuple):
+    """What a call used, and what it cost the customer, us, and us for the attempts that lost; pico-USD."""
+
+    usage: Usage
+    customer: int
+    provider: int
+    hedge: int
 
 
 def usage_of(call: Call) -> Usage:
     """What the call used, reported or estimated. Zero when no provider's content was seen."""
-    if call.usage is not None:
+    if call.usage is not None and believable(call, call.usage):
         return call.usage
     if call.winner is None or call.first_content_at is None:
         return Usage(0, 0)
-    return Usage(estimate_prompt_tokens(call.bytes_in), call.deltas, estimated=True)
+    return Usage(call.prompt_estimate, call.deltas, estimated=True)
 
 
-def record_of(call: Call, now: float) -> CallRecord:
-    """The record of an ended call; `now` is monotonic seconds."""
-    usage = usage_of(call)
-    winner = call.winner
-    cost = price(usage, winner.offer) if winner is not None else 0
-    provider_cost = cost
-    if winner is not None and winner.on_disconnect == "cap" and call.ended != "complete" and call.usage is None:
+def believable(call: Call, usage: Usage) -> bool:
+    """Whether the model could have used so much: a customer does not pay for a provider's broken counter."""
+    prompt_max, completion_max = call.prompt_tokens_max, call.completion_tokens_max
+    return (prompt_max is None or usage.prompt <= prompt_max) and (
+        completion_max is None or usage.completion <= completion_max
+    )
+
+
+def costs_of(call: Call, model: Model | None) -> Costs:
+    """What an ended call cost. `model` is None for a call that did not get as far as naming one."""
+    usage, winner = usage_of(call), call.winner
+    hedge = sum(note.cost_pico_usd for note in call.attempts)
+    if winner is None or model is None:
+        return Costs(usage, 0, 0, hedge)
+    customer, provider = charge(usage, model, winner.offer, finished=call.finish_reason is not None)
+    cut = call.ended not in {"", "complete"} and not call.undelivered
+    if winner.on_disconnect == "cap" and cut and call.usage is None:
         cap = max(usage.completion, call.max_tokens or 0)
-        provider_cost = price(Usage(usage.prompt, cap, usage.cached, estimated=True), winner.offer)
+        capped = Usage(usage.prompt, cap, usage.cached, estimated=True)
+        provider = charge(capped, model, winner.offer, finished=True).provider
+    return Costs(usage, 0 if call.undelivered else customer, provider, hedge)
+
+
+def pricer(call: Call, model: Model, offer: Offer) -> PriceUsage:
+    """What a stream of `offer` shows its client as usage and cost: the same as will be charged."""
+
+    def price_usage(reported: Usage | None, deltas: int, *, finished: bool) -> tuple[Usage, CostReport]:
+        usage = reported
+        if usage is None or not believable(call, usage):
+            usage = Usage(call.prompt_estimate, deltas, estimated=True)
+        return usage, costs(usage, model, offer, finished=finished)
+
+    return price_usage
+
+
+def report_of(call: Call, model: Model) -> tuple[Usage, CostReport]:
+    """The same for a whole answer, once its call has its winner."""
+    assert call.winner is not None
+    usage = usage_of(call)
+    return usage, costs(usage, model, call.winner.offer, finished=call.finish_reason is not None)
+
+
+def record_of(call: Call, total: Costs, now: float, *, hold: int = 0) -> CallRecord:
+    """The record of an ended call; `now` is monotonic seconds."""
+    usage, winner = total.usage, call.winner
     first = call.first_content_at
     return CallRecord(
         gen_id=call.gen_id,
@@ -54,10 +107,16 @@ def record_of(call: Call, now: float) -> CallRecord:
         completion_tokens=usage.completion,
         reasoning_tokens=usage.reasoning,
         usage_estimated=usage.estimated,
-        cost_pico_usd=cost,
-        provider_cost_pico_usd=provider_cost,
+        cost_pico_usd=total.customer,
+        provider_cost_pico_usd=total.provider,
         first_content_ms=None if first is None else (first - call.started) * 1000,
         total_ms=(now - call.started) * 1000,
         bytes_in=call.bytes_in,
         bytes_out=call.bytes_out,
+        cache_write_tokens=usage.cache_write,
+        hedge_cost_pico_usd=total.hedge,
+        hold_pico_usd=hold,
+        finish_reason=call.finish_reason and call.finish_reason[:_NAME_CHARS_MAX],
+        upstream_id=call.chunk_id[:_NAME_CHARS_MAX],
+        idempotency=call.idempotency,
     )

@@ -1,8 +1,7 @@
 """The record of a call: built on the event loop, rendered and written in the writer thread.
 
 Invariants: `CallRecord`'s fields, `COLUMNS` and the table's columns are one list in one order; a record holds
-no prompt, no completion and no key. Writing the same record twice leaves one row (its gen id is the primary
-key), so a batch whose commit was in doubt is simply written again.
+no prompt, no completion and no key. `gateway.store.batch` writes a call's row together with its ledger entries.
 
 Rows go many to a statement. `executemany` lets go of the GIL at each statement and must win it back from the
 loop: with one row a statement a busy loop held the writer to 47,000 rows/s, with 16 rows to 111,000.
@@ -19,8 +18,6 @@ from itertools import chain
 
 import msgspec
 import orjson
-
-from gateway.store.schema import immediate
 
 SqlValue = str | int | float | None
 Row = tuple[SqlValue, ...]
@@ -80,14 +77,14 @@ _LINE_HEAD = b'{"event":"call","level":"info",'
 
 _ONE_ROW = f"({', '.join('?' * len(COLUMNS))})"
 _HEAD = f"INSERT INTO calls ({', '.join(COLUMNS)}) VALUES "
-_ONCE = " ON CONFLICT (gen_id) DO NOTHING"
-_INSERT_ONE = _HEAD + _ONE_ROW + _ONCE
-_INSERT_MANY = _HEAD + ", ".join([_ONE_ROW] * _ROWS_PER_STATEMENT) + _ONCE
+_INSERT_ONE = _HEAD + _ONE_ROW
+_INSERT_MANY = _HEAD + ", ".join([_ONE_ROW] * _ROWS_PER_STATEMENT)
 
 # What a value that no column can hold raises, across Python versions. Never a state of the file or the disk.
-_UNSTORABLE = (
+UNSTORABLE = (
     OverflowError,
     UnicodeEncodeError,
+    ValueError,
     sqlite3.DataError,
     sqlite3.IntegrityError,
     sqlite3.InterfaceError,
@@ -95,8 +92,13 @@ _UNSTORABLE = (
 )
 
 
+def values_of(record: CallRecord) -> tuple[object, ...]:
+    """Return the fields of a record in the order of `COLUMNS`."""
+    return msgspec.structs.astuple(record)
+
+
 def row(record: CallRecord) -> Row:
-    """Return the values of a record in the order of `COLUMNS`. About 1 us."""
+    """Return the values of a record as its row. About 1 us."""
     values = list(msgspec.structs.astuple(record))
     values[_MODEL] = values[_MODEL][:_MODEL_CHARS_MAX]
     values[_ATTEMPTS] = _attempts_json(record.attempts)
@@ -110,26 +112,8 @@ def log_line(values: Row) -> bytes:
     return _LINE_HEAD + orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)[1:]
 
 
-def insert(conn: sqlite3.Connection, rows: Sequence[Row]) -> list[str]:
-    """Write rows in one transaction; return the gen ids of those that no repair could make storable (none known).
-
-    Raises sqlite3.Error when the file or the disk refuses; nothing was written then, and the same rows may be tried
-    again.
-    """
-    try:
-        with immediate(conn):
-            _insert_all(conn, rows)
-    except _UNSTORABLE:
-        return _insert_singly(conn, [storable(values) for values in rows])
-    return []
-
-
-def storable(values: Row) -> Row:
-    """Bring every value into what SQLite and JSON can hold: 64-bit integers, finite floats, valid Unicode."""
-    return tuple(map(_storable_value, values))
-
-
-def _insert_all(conn: sqlite3.Connection, rows: Sequence[Row]) -> None:
+def insert(conn: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    """Write rows inside the caller's transaction. Raises sqlite3.IntegrityError for one that is there already."""
     whole = len(rows) - len(rows) % _ROWS_PER_STATEMENT
     starts = range(0, whole, _ROWS_PER_STATEMENT)
     if whole:
@@ -138,19 +122,13 @@ def _insert_all(conn: sqlite3.Connection, rows: Sequence[Row]) -> None:
         conn.executemany(_INSERT_ONE, rows[whole:])
 
 
+def storable(values: Row) -> Row:
+    """Bring every value into what SQLite and JSON can hold: 64-bit integers, finite floats, valid Unicode."""
+    return tuple(map(_storable_value, values))
+
+
 def _flat(rows: Iterable[Row]) -> Row:
     return tuple(chain.from_iterable(rows))
-
-
-def _insert_singly(conn: sqlite3.Connection, rows: Sequence[Row]) -> list[str]:
-    refused: list[str] = []
-    with immediate(conn):
-        for values in rows:
-            try:
-                conn.execute(_INSERT_ONE, values)
-            except (sqlite3.DataError, sqlite3.IntegrityError):
-                refused.append(str(values[0]))
-    return refused
 
 
 def _storable_value(value: SqlValue) -> SqlValue:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from gateway.core.money import PicoUsd
@@ -55,9 +56,12 @@ def of_call(record: CallRecord) -> EntrySet | None:
     lines: list[Line] = []
     if cost:
         lines += _debit(record, cost)
-        lines.append(Line("revenue", "", cost))
+        lines.append(Line("revenue", record.account_id, cost))
     if provider_cost:
-        lines += (Line("provider_cost", "", -provider_cost), Line("provider_payable", record.provider, provider_cost))
+        lines += (
+            Line("provider_cost", record.provider, -provider_cost),
+            Line("provider_payable", record.provider, provider_cost),
+        )
     if hedge:
         lines += (Line("hedge_cost", "", -hedge), Line("provider_payable", "", hedge, "losers"))
     return EntrySet(record.gen_id, CALL, record.started_at, tuple(lines)) if lines else None
@@ -77,7 +81,7 @@ def _debit(record: CallRecord, cost: int) -> Iterable[Line]:
 def grant(set_id: str, account_id: str, amount: PicoUsd, at: float, memo: str = "") -> EntrySet:
     """Credit given by the operator. `set_id` is unique: the same one twice is one grant."""
     return EntrySet(
-        set_id, "grant", at, (Line("grants", "", -amount, memo), Line("customer", account_id, amount, memo))
+        set_id, "grant", at, (Line("grants", account_id, -amount, memo), Line("customer", account_id, amount, memo))
     )
 
 
@@ -88,14 +92,19 @@ def write(conn: sqlite3.Connection, sets: Sequence[EntrySet]) -> None:
     """
     rows: list[tuple[object, ...]] = []
     changed: dict[tuple[str, str], int] = {}
-    for entry_set in sets:
-        if sum(line.amount for line in entry_set.lines):
-            raise ValueError(f"entry set {entry_set.id} does not sum to zero")
-        for number, line in enumerate(entry_set.lines):
-            book, owner, amount, memo = line
-            rows.append((entry_set.id, number, entry_set.kind, book, owner, amount, entry_set.at, memo))
+    for set_id, kind, at, lines in sets:
+        total = 0
+        for number, (book, owner, amount, memo) in enumerate(lines):
+            total += amount
+            rows.append((set_id, number, kind, book, owner, amount, at, memo))
             changed[book, owner] = changed.get((book, owner), 0) + amount
-    conn.executemany(_INSERT, rows)
+        if total:
+            raise ValueError(f"entry set {set_id} does not sum to zero")
+    whole = len(rows) - len(rows) % _ROWS_PER_STATEMENT
+    starts = range(0, whole, _ROWS_PER_STATEMENT)
+    many = [tuple(chain.from_iterable(rows[start : start + _ROWS_PER_STATEMENT])) for start in starts]
+    conn.executemany(_INSERT_MANY, many)
+    conn.executemany(_INSERT, rows[whole:])
     conn.executemany(_BALANCE, [(book, owner, amount) for (book, owner), amount in changed.items()])
 
 
@@ -114,10 +123,12 @@ def moves_after(conn: sqlite3.Connection, entry_id: int) -> list[Move]:
     return [Move(*row) for row in found]
 
 
-_INSERT = (
-    "INSERT INTO entries (entry_set, line, kind, book, owner, amount_pico_usd, at, memo) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-)
+# Many rows to a statement, as in `gateway.store.calls`: it costs half as much, and lets go of the GIL less often.
+_ROWS_PER_STATEMENT = 32
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?)"
+_HEAD = "INSERT INTO entries (entry_set, line, kind, book, owner, amount_pico_usd, at, memo) VALUES "
+_INSERT = _HEAD + _ROW
+_INSERT_MANY = _HEAD + ", ".join([_ROW] * _ROWS_PER_STATEMENT)
 _BALANCE = (
     "INSERT INTO balances (book, owner, balance_pico_usd) VALUES (?, ?, ?) "
     "ON CONFLICT (book, owner) DO UPDATE SET balance_pico_usd = balance_pico_usd + excluded.balance_pico_usd"

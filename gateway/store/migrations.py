@@ -89,6 +89,7 @@ def _money(db: Database) -> None:
     _call_columns(db)
     _ledger_tables(db)
     _rollup_tables(db)
+    _books_of_before(db)
 
 
 def _account_columns(db: Database) -> None:
@@ -131,7 +132,7 @@ def _ledger_tables(db: Database) -> None:
 
     `book`: customer, revenue, provider_cost, provider_payable, hedge_cost, grants, topups. A customer's balance is the
     sum of his rows: what he is given is positive, what he uses negative. `balances` is that sum, kept in the same
-    transaction.
+    transaction. Every book but the losers' is kept by owner, an account or a provider: a sum holds $9.2M.
     """
     db.execute(
         """
@@ -155,8 +156,16 @@ def _ledger_tables(db: Database) -> None:
             f"CREATE TRIGGER entries_no_{verb.lower()} BEFORE {verb} ON entries "
             "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
         )
-    columns = {"book": str, "owner": str, "balance_pico_usd": int}
-    db.table("balances").create(columns, pk=("book", "owner"), not_null=set(columns))
+    db.execute(
+        """
+        CREATE TABLE balances (
+            book TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            balance_pico_usd INTEGER NOT NULL CHECK (typeof(balance_pico_usd) = 'integer'),
+            PRIMARY KEY (book, owner)
+        )
+        """  # past 2^63 SQLite goes on in floating point, and says nothing
+    )
 
 
 def _rollup_tables(db: Database) -> None:
@@ -177,6 +186,40 @@ def _rollup_tables(db: Database) -> None:
         {**columns, **sums}, pk=("account_id", "day", "key_id", "model"), not_null={*columns, *sums}
     )
     db.table("usage_daily").create_index(["key_id", "day"])
+
+
+def _books_of_before(db: Database) -> None:
+    """Calls that version 1 recorded get the entries, balances and sums that version 2 writes with each call."""
+    lines = (
+        ("0", "'customer', account_id, -cost_pico_usd", "cost_pico_usd"),
+        ("1", "'revenue', account_id, cost_pico_usd", "cost_pico_usd"),
+        ("2 * (cost_pico_usd <> 0)", "'provider_cost', provider, -provider_cost_pico_usd", "provider_cost_pico_usd"),
+        (
+            "2 * (cost_pico_usd <> 0) + 1",
+            "'provider_payable', provider, provider_cost_pico_usd",
+            "provider_cost_pico_usd",
+        ),
+    )
+    selects = [
+        f"SELECT gen_id, {line}, 'call', {amount}, started_at FROM calls WHERE {moved} <> 0"
+        for line, amount, moved in lines
+    ]
+    db.execute(
+        "INSERT INTO entries (entry_set, line, kind, book, owner, amount_pico_usd, at) "
+        + " UNION ALL ".join(selects)
+        + " ORDER BY 1, 2"
+    )
+    db.execute("INSERT INTO balances SELECT book, owner, SUM(amount_pico_usd) FROM entries GROUP BY book, owner")
+    db.execute(
+        """
+        INSERT INTO usage_daily (day, account_id, key_id, model, calls, prompt_tokens, cached_tokens,
+            cache_write_tokens, completion_tokens, reasoning_tokens, cost_pico_usd, provider_cost_pico_usd,
+            hedge_cost_pico_usd)
+        SELECT date(CAST(started_at AS INTEGER), 'unixepoch'), account_id, key_id, model, COUNT(*), SUM(prompt_tokens),
+            SUM(cached_tokens), 0, SUM(completion_tokens), SUM(reasoning_tokens), SUM(cost_pico_usd),
+            SUM(provider_cost_pico_usd), 0 FROM calls GROUP BY 1, 2, 3, 4
+        """
+    )
 
 
 STEPS: tuple[Callable[[Database], None], ...] = (_first_tables, _money)

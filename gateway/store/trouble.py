@@ -21,6 +21,11 @@ def _code(exc: sqlite3.Error) -> int:
     return int(getattr(exc, "sqlite_errorcode", 0)) & 0xFF
 
 
+def is_lock(exc: sqlite3.Error) -> bool:
+    """Say whether it is somebody else's write, which passes."""
+    return _code(exc) in _LOCKED_CODES
+
+
 def needs_new_connection(exc: sqlite3.Error) -> bool:
     """Say whether the connection should be opened anew before the next try."""
     return _code(exc) not in _HARMLESS_CODES

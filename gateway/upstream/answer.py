@@ -15,9 +15,11 @@ from gateway.upstream.transport import TransportBroken
 
 
 class Answer:
-    """`chat` is None for a non-stream answer, which is `whole` once won. `pending` is what the client is owed."""
+    """`chat` is None for a non-stream answer, which is `whole` once won. `pending` is what the client is owed,
+    `bytes_out` what it was sent.
+    """
 
-    __slots__ = ("attempt", "chat", "ended", "lease", "parts", "pending", "reader", "whole")
+    __slots__ = ("attempt", "bytes_out", "chat", "ended", "lease", "parts", "pending", "reader", "whole")
 
     def __init__(self, attempt: Attempt, lease: Lease, reader: ResponseReader, chat: ChatStream | None) -> None:
         self.attempt = attempt
@@ -25,6 +27,7 @@ class Answer:
         self.reader = reader
         self.chat = chat
         self.pending = b""
+        self.bytes_out = 0
         self.parts: list[bytes] = []
         self.whole: ChatAnswer | None = None
         self.ended = False

@@ -1,0 +1,218 @@
+"""The till: the money of a call, from its admission to its record. What the gate decides, made durable.
+
+A call opens a tab before any upstream byte: its place, its hold. `book` settles the tab, once, before the call's last
+byte leaves: the charge is in the journal by then, so that neither the client nor a crash can undo it. `close` writes
+the record when all is said. A call that never came to a tab is closed all the same, at no cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+import trio
+
+from gateway.admit.gate import Admission, Gate
+from gateway.admit.headers import ratelimit_headers
+from gateway.config import Config, Model
+from gateway.core.call import Attempt, Call
+from gateway.core.money import PICO_PER_USD
+from gateway.core.principal import Principal
+from gateway.core.usage import estimate_prompt_tokens
+from gateway.dialects.openai_chat import ChatRequest
+from gateway.errors import Overloaded
+from gateway.exchange import Headers
+from gateway.observe.metrics import Metrics
+from gateway.settle.charge import ceiling
+from gateway.settle.settle import Costs, costs_of, record_of
+from gateway.snapshot import Records
+from gateway.store.calls import CallRecord
+from gateway.store.holds import OpenHold
+from gateway.store.journal import JournalFailed, Segment
+
+RETRY_S: Final = 1.0
+COMMIT_WAIT_S: Final = 10.0
+_DOUBT: Final = 4  # times our estimate: a prompt that is reported longer than that and the context is no report
+
+
+class Tab:
+    """One call's money. `record` is there once it is booked."""
+
+    __slots__ = ("admission", "call", "line", "model", "record", "slot", "stored")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.model: Model | None = None
+        self.admission: Admission | None = None
+        self.slot: int | None = None
+        self.line: Segment | None = None
+        self.record: CallRecord | None = None
+        self.stored = False
+
+
+class Till:
+    """Opens, books and closes tabs."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        records: Records,
+        metrics: Metrics,
+        wall_clock: Callable[[], float],
+        *,
+        power_loss: bool = False,
+    ) -> None:
+        self.gate = gate
+        self._records = records
+        self._metrics = metrics
+        self._wall_clock = wall_clock
+        self._power_loss = power_loss
+
+    def has_room(self, calls_under_way: int) -> bool:
+        """Whether one more call could be written down, whatever the disk does."""
+        return self._records.has_room(calls_under_way)
+
+    def open(
+        self,
+        tab: Tab,
+        principal: Principal,
+        config: Config,
+        request: ChatRequest,
+        body: bytes,
+        attempts: Sequence[Attempt],
+    ) -> Headers:
+        """Admit the call with a hold of the most that these attempts can cost; the headers that tell its limits.
+
+        Raises PaymentRequired, SpendLimitReached, RateLimited, Overloaded; the call has consumed nothing then.
+        """
+        call, model = tab.call, tab.model
+        assert model is not None
+        prompt = call.prompt_estimate = estimate_prompt_tokens(body)
+        completion = request.choices * _completion_tokens(request, principal, config, model)
+        call.prompt_tokens_max = model.context_window + _DOUBT * prompt
+        longest = max(model.completion_tokens_max or model.context_window, request.max_tokens or 0)
+        call.completion_tokens_max = request.choices * longest
+        hold = ceiling(model, [attempt.offer for attempt in attempts], prompt, completion)
+        now, wall = trio.current_time(), self._wall_clock()
+        admission = self.gate.admit(principal, config.plans, tokens=prompt + completion, hold=hold, now=now, wall=wall)
+        tab.admission = admission
+        if admission.hold:
+            tab.slot = self._records.open_hold(_open_hold(call, admission.hold))
+        return ratelimit_headers(admission.standing(now)) if config.limits.headers else []
+
+    def standing(self, principal: Principal, config: Config) -> Headers:
+        """The headers that tell the limits of a caller who was refused."""
+        if not config.limits.headers:
+            return []
+        now, wall = trio.current_time(), self._wall_clock()
+        return ratelimit_headers(self.gate.standing(principal, config.plans, now=now, wall=wall))
+
+    def book(self, tab: Tab) -> None:
+        """Settle the tab: what the call used is fixed from here on. Idempotent.
+
+        Raises Overloaded when the charge cannot be made durable; the tab is open then.
+        """
+        if tab.record is not None:
+            return
+        call = tab.call
+        costs = costs_of(call, tab.model)
+        record = record_of(call, costs, trio.current_time(), hold=tab.admission.hold if tab.admission else 0)
+        if _lasting(record):
+            try:
+                tab.line = self._records.write_line(record)
+            except JournalFailed as exc:
+                raise Overloaded("the gateway cannot write its records; retry later", retry_after_s=RETRY_S) from exc
+        self._settle(tab, costs, record)
+
+    async def secure(self, tab: Tab, deadline: float) -> None:
+        """Before the last byte leaves: wait until the booking would survive what the operator wants it to survive.
+
+        A disk that does not take it until `deadline` (Trio's clock) is told of in the log, and the call goes on: the
+        charge is in the journal, and the client has waited long enough for his answer.
+        """
+        if not self._power_loss or tab.record is None or not _lasting(tab.record):
+            return
+        self._store(tab)
+        with trio.move_on_at(min(deadline, trio.current_time() + COMMIT_WAIT_S)) as waiting:
+            await self._records.committed()
+        if waiting.cancelled_caught:
+            structlog.get_logger().error("commit_late", gen_id=tab.call.gen_id)
+
+    def close(self, tab: Tab) -> None:
+        """The call is over: book it if it is not, and hand its record to the writer. Once."""
+        call = tab.call
+        if tab.record is None:
+            try:
+                self.book(tab)
+            except Overloaded:
+                self._book_anyway(tab)
+        self._store(tab)
+        assert tab.record is not None
+        self._observe(call, tab.record, trio.current_time())
+
+    def _book_anyway(self, tab: Tab) -> None:
+        """The journal is full or broken: the record, which waits in memory for the disk, is all there is."""
+        costs = costs_of(tab.call, tab.model)
+        hold = tab.admission.hold if tab.admission else 0
+        self._settle(tab, costs, record_of(tab.call, costs, trio.current_time(), hold=hold))
+        structlog.get_logger().error("charge_not_journaled", gen_id=tab.call.gen_id)
+
+    def _settle(self, tab: Tab, costs: Costs, record: CallRecord) -> None:
+        tab.record = record
+        admission = tab.admission
+        if admission is not None:
+            began = self.gate.period_of(tab.call.started_at)
+            tokens = costs.usage.prompt + costs.usage.completion
+            admission.settle(costs.customer, tokens, began=began, now=trio.current_time())
+        if tab.slot is not None and tab.line is not None:  # else it goes with the record's commit
+            self._records.close_hold(tab.slot)
+            tab.slot = None
+
+    def _store(self, tab: Tab) -> None:
+        """Hand the record over, with how the call ended; once."""
+        record, call = tab.record, tab.call
+        assert record is not None
+        if tab.stored:
+            return
+        tab.stored = True
+        record.status, record.code, record.ended = call.status, call.code, call.ended
+        record.bytes_out, record.total_ms = call.bytes_out, (trio.current_time() - call.started) * 1000
+        self._records.put(record, tab.line, tab.slot)
+
+    def _observe(self, call: Call, record: CallRecord, now: float) -> None:
+        metrics = self._metrics
+        if record.cost_pico_usd:
+            metrics.customer_cost.inc(record.cost_pico_usd / PICO_PER_USD)
+        if record.provider_cost_pico_usd:
+            metrics.provider_cost.inc(record.provider_cost_pico_usd / PICO_PER_USD)
+        if record.hedge_cost_pico_usd:
+            metrics.hedge_cost.inc(record.hedge_cost_pico_usd / PICO_PER_USD)
+        metrics.call(call.model or "none", str(call.status), call.ended).inc()
+        metrics.total("true" if call.stream else "false").observe(now - call.started)
+        metrics.bytes_in.inc(call.bytes_in)
+        metrics.bytes_out.inc(call.bytes_out)
+        if call.winner is not None and call.first_content_at is not None:
+            metrics.first_content(call.winner.provider).observe(call.first_content_at - call.started)
+
+
+def _completion_tokens(request: ChatRequest, principal: Principal, config: Config, model: Model) -> int:
+    """How long an answer may be: what the request says, else the plan, and never more than the model can."""
+    wanted = request.max_tokens
+    if wanted is None:
+        plan = config.plans.get(principal.plan or principal.account.plan or "")
+        wanted = (plan.completion_tokens_default if plan else None) or config.limits.completion_tokens_default
+    return min(wanted, model.completion_tokens_max or model.context_window)
+
+
+def _lasting(record: CallRecord) -> bool:
+    """Whether a crash may not lose it: money moved, or a key must not be used again."""
+    cost = record.cost_pico_usd or record.provider_cost_pico_usd or record.hedge_cost_pico_usd
+    return bool(cost or record.idempotency)
+
+
+def _open_hold(call: Call, hold: int) -> OpenHold:
+    return OpenHold(
+        call.gen_id, call.request_id, call.started_at, call.account_id, hold, call.key_id, call.key_name[:64], "chat",
+        call.lane, call.stream, call.model[:128],
+    )  # fmt: skip
