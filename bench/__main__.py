@@ -1,7 +1,7 @@
 """`python -m bench`: run the cases, print the tables, write JSON and charts, check the gateway's records.
 
-Exit status: 0 when every call sent has exactly one complete record and the gateway answered nothing wrongly;
-1 when not (or, with `--strict`, when a target was missed); 2 for a run that could not be done.
+Exit status: 0 when every call sent has exactly one complete record and was charged its price, and the gateway answered
+nothing wrongly; 1 when not (or, with `--strict`, when a target was missed); 2 for a run that could not be done.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import cases, contenders, measure, peers, processes, report, tables
+from bench import cases, contenders, measure, peers, probes, processes, report, tables
 from bench.run import Outcome, Run
 from bench.summary import summarise
 
@@ -50,19 +50,20 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _chosen(options: argparse.Namespace, size: cases.Size) -> list[cases.Case]:
-    every = cases.build(size)
+def _chosen(options: argparse.Namespace, size: cases.Size) -> tuple[list[str], list[cases.Case]]:
+    """The probes and the cases to run."""
+    here = {case.name: case for case in cases.build(size)}
     if not options.case:
-        return every
-    known = {case.name: case for case in cases.build(cases.FULL)}
+        return list(probes.NAMES), list(here.values())
+    known = [*probes.NAMES, *(case.name for case in cases.build(cases.FULL))]
     unknown = [name for name in options.case if name not in known]
     if unknown:
         sys.exit(f"no such case: {', '.join(unknown)}; there are {', '.join(known)}")
-    here = {case.name: case for case in every}
-    missing = [name for name in options.case if name not in here]
+    wanted = [name for name in options.case if name not in probes.NAMES]
+    missing = [name for name in wanted if name not in here]
     if missing:
         sys.exit(f"--quick leaves out {', '.join(missing)}; run without it")
-    return [here[name] for name in options.case]
+    return [name for name in options.case if name in probes.NAMES], [here[name] for name in wanted]
 
 
 def _size(options: argparse.Namespace) -> cases.Size:
@@ -74,8 +75,14 @@ def _size(options: argparse.Namespace) -> cases.Size:
     return dataclasses.replace(size, rounds=options.rounds)
 
 
-def _run(options: argparse.Namespace, size: cases.Size, chosen: list[cases.Case], folder: Path) -> Outcome:
+def _run(
+    options: argparse.Namespace, size: cases.Size, probed: list[str], chosen: list[cases.Case], folder: Path
+) -> Outcome:
     with Run(folder, _say) as run:
+        if not options.no_gateway:
+            run.probe(probed, quick=options.quick)
+        if not chosen:
+            return run.outcome
         if not options.no_gateway and run.add("gateway", contenders.start_gateway) is None:
             raise processes.StartError("the gateway did not start")
         run.add("nginx", contenders.start_nginx)
@@ -106,6 +113,8 @@ def _report(outcome: Outcome, size: cases.Size, arguments: list[str]) -> tables.
         notes=outcome.notes,
         wrong=outcome.wrong,
         records=outcome.records,
+        books=outcome.books,
+        probes=outcome.probes,
     )
 
 
@@ -129,6 +138,8 @@ def _status(found: tables.Report, *, strict: bool) -> int:
     problems = []
     if found.records is not None and found.records.problem:
         problems.append(f"records: {found.records.problem}")
+    if found.books is not None and found.books.problem:
+        problems.append(f"books: {found.books.problem}")
     if "gateway" in found.wrong:
         problems.append(f"the gateway answered wrongly: {found.wrong['gateway']}")
     if strict:
@@ -145,9 +156,9 @@ def main(arguments: list[str]) -> int:
         report.update_readme(msgspec.json.decode(Path(options.update_readme).read_bytes(), type=tables.Report))
         return 0
     size = _size(options)
-    chosen = _chosen(options, size)
+    probed, chosen = _chosen(options, size)
     if options.list:
-        print("\n".join(case.name for case in chosen))
+        print("\n".join([*probed, *(case.name for case in chosen)]))
         return 0
     # Ended from outside, the run must still stop the servers it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -156,7 +167,7 @@ def main(arguments: list[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
         try:
-            outcome = _run(options, size, chosen, folder)
+            outcome = _run(options, size, probed, chosen, folder)
         except processes.StartError as exc:
             _say(str(exc))
             return 2

@@ -1,6 +1,8 @@
 """The cases: which load each is, and which figures come of it. Names are fixed; `--case NAME` runs those alone.
 
 `answers`       non-stream, 0.7 KB body, 16 connections, closed loop: capacity and CPU per call
+`operator-answers`   the gateway alone: the same on the operator's key, which nothing limits and no credit is held for,
+                with half as long on the tenant's key before it and after it, to hold the two against each other
 `latency`       the same call in open arrivals at a rate everybody can serve: latency from the intended start
 `burst`         streams of 200 chunks without pauses, 16 connections, closed loop
 `paced-C`       the field's load shape, 64 frames x 20 ms on C connections; starts are spread over one stream's length
@@ -10,15 +12,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.contenders import BURST, CHAT, PACED, Contender
+from bench.contenders import Contender
+from bench.frames import BURST, BURST_FRAMES, CHAT, PACE_S, PACED, PACED_FRAMES
 from bench.job import BOTTLENECK_SHARE, Job, Result
 
-PACED_FRAMES, PACE_S, BURST_FRAMES = 64, 0.020, 200
 CALLERS = 16
 STREAM_S = PACED_FRAMES * PACE_S
+OPERATOR = "operator-answers"
 _SLACK_S = 3.0
 _GENERATOR_START_CPU_S = 0.15  # Python and its imports, before the generator's own clock starts
 
@@ -74,12 +77,20 @@ class Case:
     figures: Callable[[Reading], Figures]
     applies: Callable[[Contender], bool] = lambda _: True
     connections: int = CALLERS  # an overloaded contender is spared the paced cases with more
+    beside: Callable[[Contender], Job] | None = None  # runs before and after: a drift of the machine falls on both
 
 
 def build(size: Size) -> list[Case]:
     """Every case at `size`, in the order they run."""
     return [
         Case("answers", lambda who: _answers(who, size), _call_figures),
+        Case(
+            OPERATOR,
+            lambda who: _answers(who, size, operator=True),
+            _call_figures,
+            lambda who: bool(who.operator_headers),
+            beside=lambda who: _answers(who, size, share=0.5),
+        ),
         Case("latency", lambda who: _latency(who, size), _latency_figures),
         Case("burst", lambda who: _burst(who, size), _burst_figures),
         Case("h2", lambda who: _h2(who, size), _call_figures, lambda who: who.h2, 4),
@@ -107,13 +118,13 @@ def _has_tls(contender: Contender) -> bool:
     return bool(contender.tls_prefix)
 
 
-def _job(who: Contender, kind: str, *, tls: bool = False, **load: float | str) -> Job:
-    body = who.body(kind, tls=tls).decode()
-    return Job(who.port, who.path_for(kind), who.headers, body, needs_done=who.sends_done, **load)  # type: ignore[arg-type]
+def _job(who: Contender, kind: str, *, tls: bool = False, operator: bool = False, **load: float | str) -> Job:
+    body, headers = who.body(kind, tls=tls).decode(), who.operator_headers if operator else who.headers
+    return Job(who.port, who.path_for(kind), headers, body, needs_done=who.sends_done, **load)  # type: ignore[arg-type]
 
 
-def _answers(who: Contender, size: Size, *, tls: bool = False) -> Job:
-    return _job(who, CHAT, tls=tls, connections=CALLERS, duration_s=size.closed_s)
+def _answers(who: Contender, size: Size, *, tls: bool = False, operator: bool = False, share: float = 1.0) -> Job:
+    return _job(who, CHAT, tls=tls, operator=operator, connections=CALLERS, duration_s=share * size.closed_s)
 
 
 def _latency(who: Contender, size: Size) -> Job:
@@ -153,6 +164,15 @@ def _call_figures(reading: Reading) -> Figures:
         "p99_ms": result.latency.p99 * 1e3,
         **_common(reading),
     }
+
+
+def over_operator(tenant: Sequence[Reading], operator: Reading) -> Figures:
+    """What a call costs on the tenant's key over the operator's: limits, hold and header fields. CPU."""
+    calls, operator_calls = sum(reading.result.correct for reading in tenant), operator.result.correct
+    if not (calls and operator_calls):
+        return {}
+    tenant_s, operator_s = sum(r.server_cpu_s for r in tenant) / calls, operator.server_cpu_s / operator_calls
+    return {"tenant_ratio": tenant_s / operator_s, "tenant_us": (tenant_s - operator_s) * 1e6}
 
 
 def _latency_figures(reading: Reading) -> Figures:

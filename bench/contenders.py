@@ -1,14 +1,13 @@
 """Who is measured: the direct call, the gateway itself, nginx as a plain proxy. The rivals are in `peers.py`.
 
 A contender is an address, the headers it wants, its name for each kind of answer, and the server process to weigh.
-The gateway runs as shipped: the repository's `config.toml` with only the bench's provider and models added, with
-a real key, from the command line a user would type.
+The gateway runs as shipped: the repository's `config.toml` with only the bench's provider, models and plan added,
+from the command line a user would type. Its key is a tenant's, see `tenant.py`.
 """
 
 from __future__ import annotations
 
 import http.client
-import json
 import math
 import shutil
 import subprocess
@@ -18,20 +17,18 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import frames
+from bench import frames, tenant
+from bench.frames import CHAT
 from bench.processes import (
     REPOSITORY,
     Fleet,
     Server,
     StartError,
     free_port,
-    run_checked,
     wait_accepting,
     wait_listening,
 )
 
-CHAT, PACED, BURST = "bench-chat", "bench-stream-64x20", "bench-burst-200"
-KINDS = (CHAT, PACED, BURST)
 READY_S = 20.0
 
 
@@ -48,6 +45,7 @@ class Contender:
     ready_s: float = 0.0  # spawn to ready
     first_answer_s: float = 0.0  # spawn to the end of the first answer
     database: Path = Path()  # the gateway's alone: where its records are
+    operator_headers: dict[str, str] = field(default_factory=dict)  # the gateway's alone: a key that nothing limits
     rate_max_s: float = math.inf  # open arrivals stay below it, or latency is only the length of a queue
     version: str = ""
     sends_done: bool = True  # False: its streams end without `[DONE]`, which the report says
@@ -81,39 +79,29 @@ def direct(upstreams: Upstreams) -> Contender:
 
 
 def start_gateway(fleet: Fleet, upstreams: Upstreams, folder: Path, core: int) -> Contender:
-    """`gateway serve` with a key of its own, on a fresh data folder."""
+    """`gateway serve` with a tenant's key and an operator's, on a fresh data folder."""
     data_dir = folder / "data"
     config = folder / "config.toml"
     shipped = REPOSITORY / "config.toml"
-    config.write_text((shipped.read_text() if shipped.exists() else "") + _gateway_tables(upstreams))
+    providers = {
+        "bench": (f"http://127.0.0.1:{upstreams.port}/v1", None),
+        "bench-tls": (f"https://127.0.0.1:{upstreams.tls_port}/v1", upstreams.ca_file),
+    }
+    config.write_text((shipped.read_text() if shipped.exists() else "") + tenant.tables(providers))
     command = [sys.executable, "-m", "gateway"]
     where = ["--config", str(config), "--data-dir", str(data_dir)]
-    key = json.loads(run_checked([*command, "keys", "create", "--name", "bench", *where, "--json"]))["key"]
+    keys = tenant.create(command, where)
     server = fleet.spawn("gateway", [*command, "serve", *where, "--bind", "127.0.0.1:0"], core=core, folder=folder)
-    contender = Contender("gateway", 0, headers={"Authorization": f"Bearer {key}"}, prefix="bench/", server=server)
+    contender = Contender("gateway", 0, headers=_bearer(keys.tenant), prefix="bench/", server=server)
+    contender.operator_headers = _bearer(keys.operator)
     contender.port = wait_listening(server, READY_S)
     contender.version = version("gateway")
     contender.h2, contender.tls_prefix, contender.database = (True, "bench-tls/", data_dir / "gateway.db")
     return contender
 
 
-def _gateway_tables(upstreams: Upstreams) -> str:
-    lines = [
-        "\n[providers.bench]",
-        'kind = "openai"',
-        f'base_url = "http://127.0.0.1:{upstreams.port}/v1"',
-        'api_key = "sk-bench-upstream"',
-        "\n[providers.bench-tls]",
-        'kind = "openai"',
-        f'base_url = "https://127.0.0.1:{upstreams.tls_port}/v1"',
-        f'ca_file = "{upstreams.ca_file}"',
-        'api_key = "sk-bench-upstream"',
-    ]
-    for provider in ("bench", "bench-tls"):
-        for kind in KINDS:
-            offer = f'{{ provider = "{provider}", model = "{kind}", input = "2.50", output = "10.00" }}'
-            lines += ["\n[[models]]", f'id = "{provider}/{kind}"', "context_window = 128000", f"offers = [ {offer} ]"]
-    return "\n".join(lines) + "\n"
+def _bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
 
 
 _NGINX_CONF = """

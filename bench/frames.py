@@ -16,6 +16,10 @@ CREATED = 1_768_435_200
 FINGERPRINT = "fp_50cad350e4"
 ID_CHARS = 29  # length of the variable part of `chatcmpl-...`
 ANSWER_WORDS = 40  # makes the non-stream answer about 0.8 KB
+PROMPT_TOKENS = 143
+PACED_FRAMES, PACE_S, BURST_FRAMES = 64, 0.020, 200
+CHAT, PACED, BURST = "bench-chat", "bench-stream-64x20", "bench-burst-200"  # the kinds of answer, as models
+COMPLETION_TOKENS = {CHAT: ANSWER_WORDS, PACED: PACED_FRAMES, BURST: BURST_FRAMES}
 LAST_CHUNK = b"0\r\n\r\n"
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
@@ -131,9 +135,9 @@ def closing_chunks(frames: int, *, usage: bool) -> tuple[bytes, ...]:
 
 def _usage(tokens: int) -> dict[str, object]:
     return {
-        "prompt_tokens": 143,
+        "prompt_tokens": PROMPT_TOKENS,
         "completion_tokens": tokens,
-        "total_tokens": 143 + tokens,
+        "total_tokens": PROMPT_TOKENS + tokens,
         "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
     }

@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.contenders import KINDS, Contender, Upstreams
+from bench.contenders import Contender, Upstreams
+from bench.frames import COMPLETION_TOKENS
 from bench.processes import REPOSITORY, Fleet, Server, StartError, free_port, wait_accepting
 from bench.run import Start
 
@@ -69,7 +70,7 @@ def start_litellm(fleet: Fleet, upstreams: Upstreams, folder: Path, core: int) -
                 "api_key": "sk-bench-upstream",
             },
         }
-        for kind in KINDS
+        for kind in COMPLETION_TOKENS
     ]
     # JSON is YAML, so no YAML writer is needed.
     config = folder / "config.yaml"
@@ -98,7 +99,7 @@ def start_mlflow(fleet: Fleet, upstreams: Upstreams, folder: Path, core: int) ->
                 },
             },
         }
-        for kind in KINDS
+        for kind in COMPLETION_TOKENS
     ]
     config = folder / "config.yaml"
     config.write_text(json.dumps({"endpoints": endpoints}))

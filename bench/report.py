@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.tables import Report, calls_table, markdown, paced_table, plain, start_table
+from bench.tables import Report, Table, calls_table, lag_table, markdown, money_table, paced_table, plain, start_table
 
 README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -29,6 +29,8 @@ def remarks(report: Report) -> list[str]:
     if report.records is not None:
         found = report.records
         lines.append(f"records: {found.sent} calls sent, {found.rows} recorded; {found.problem or 'each complete'}")
+    if report.books is not None:
+        lines.append(f"books: {report.books.told()}")
     return lines
 
 
@@ -36,12 +38,19 @@ def head(report: Report) -> list[str]:
     """What was run, when and where."""
     what = ", ".join(f"{name} {value}" for name, value in report.machine.items())
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    return [f"{report.when}, `{report.command}`, {report.rounds} round(s)", what, versions, report.pinning]
+    lines = [f"{report.when}, `{report.command}`, {report.rounds} round(s)", what, versions, report.pinning]
+    return [line for line in lines if line]
+
+
+def _tables(report: Report) -> list[Table]:
+    """Those that have a row."""
+    made = [make(report) for make in (calls_table, money_table, start_table, lag_table, paced_table)]
+    return [table for table in made if len(table) > 1]
 
 
 def text(report: Report) -> str:
     """The whole report for a terminal."""
-    tables = [plain(make(report)) for make in (calls_table, start_table, paced_table)]
+    tables = [plain(table) for table in _tables(report)]
     verdicts = [target.line() for target in report.targets()]
     parts = ["\n".join(head(report)), *tables, "\n".join(verdicts), "\n".join(remarks(report))]
     return "\n\n".join(part for part in parts if part)
@@ -49,7 +58,7 @@ def text(report: Report) -> str:
 
 def readme_section(report: Report) -> str:
     """What goes between the marks of `README.md`."""
-    tables = [markdown(make(report)) for make in (calls_table, start_table, paced_table)]
+    tables = [markdown(table) for table in _tables(report)]
     verdicts = "\n".join(f"- {target.line()}" for target in report.targets())
     notes = "\n".join(f"- {line}" for line in remarks(report))
     return "\n\n".join(["  \n".join(head(report)), *tables, "Targets:", verdicts, "Remarks:", notes])

@@ -1,7 +1,7 @@
 """One run: start everybody, go through the cases in interleaved rounds, stop everybody, check the gateway's records.
 
 Contenders stay up for the whole run and take turns within each case; who goes first rotates by round, so that
-a slow minute of the machine falls on all of them alike.
+a slow minute of the machine falls on all of them alike. Probes (`probes.py`) come before the servers are started.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from types import TracebackType
 
 import msgspec
 
-from bench import certs, contenders, measure, processes, records
-from bench.cases import Case, Figures, Reading, Size, warm_up
+from bench import books, certs, contenders, lag, measure, probes, processes, records
+from bench.cases import Case, Figures, Reading, Size, over_operator, warm_up
 from bench.contenders import Contender, Upstreams
 from bench.job import Job, Result
 from bench.summary import DIRECT, GATEWAY
@@ -26,6 +26,7 @@ Start = Callable[[processes.Fleet, Upstreams, Path, int], Contender]
 _POLL_S = 0.25  # of the servers' resident memory while a job runs
 _OPEN_SHARE = 0.4  # of measured capacity, the most that open arrivals ask for
 _DRAIN_S = 1.0  # for a server that was left with unfinished calls
+_RELEASE_S = 5.0  # for the holds of calls that were left
 
 
 @dataclass(slots=True)
@@ -38,6 +39,8 @@ class Outcome:
     start: dict[str, Figures] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     records: records.Verdict | None = None
+    books: books.Audit | None = None
+    probes: dict[str, Figures] = field(default_factory=dict)
     wrong: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
@@ -70,6 +73,12 @@ class Run:
         command = [sys.executable, "-m", "bench.upstream", *options]
         server = self._fleet.spawn(name, command, core=self.cores.driver, folder=self.folder)
         return server, processes.wait_listening(server, contenders.READY_S)
+
+    def probe(self, names: list[str], *, quick: bool) -> None:
+        """Run probes on the servers' core. Raises StartError for one that fails."""
+        for name in names:
+            self._say(f"probe: {name}")
+            self.outcome.probes[name] = probes.run(name, self.cores.server, quick=quick)
 
     def add(self, name: str, start: Start) -> Contender | None:
         """Start one contender and note its start-up figures; one that cannot start is reported and left out."""
@@ -115,19 +124,32 @@ class Run:
         if limit is not None and case.name.startswith("paced") and case.connections >= limit:
             return
         try:
-            reading = self._read(contender, case.job(contender))
+            figures, results = self._measured(case, contender)
         except processes.StartError as exc:
             if contender.name in (DIRECT, GATEWAY):
                 raise
             self._gone.add(contender.name)
             self.outcome.notes.append(f"{contender.name} left the run in {case.name}: {exc}")
             return
-        figures = case.figures(reading)
         by_case = self.outcome.figures.setdefault(contender.name, {})
         by_case.setdefault(case.name, []).append(figures)
         if case.name == "answers":
             contender.rate_max_s = _OPEN_SHARE * figures["req_s"]
-        self._note_trouble(case, contender, reading.result)
+        for result in results:
+            self._note_trouble(case, contender, result)
+
+    def _measured(self, case: Case, contender: Contender) -> tuple[Figures, list[Result]]:
+        """Run a case's jobs; of the gateway also how late it was meanwhile, scraped outside the readings' clocks."""
+        before = lag.scrape(contender.port) if contender.name == GATEWAY else None
+        beside = [] if case.beside is None else [self._read(contender, case.beside(contender))]
+        reading = self._read(contender, case.job(contender))
+        figures = case.figures(reading)
+        if case.beside is not None:
+            beside.append(self._read(contender, case.beside(contender)))
+            figures |= over_operator(beside, reading)
+        if before is not None:
+            figures |= lag.figures(before, lag.scrape(contender.port))
+        return figures, [each.result for each in (reading, *beside)]
 
     def _read(self, contender: Contender, job: Job) -> Reading:
         server = contender.server
@@ -173,15 +195,24 @@ class Run:
         return msgspec.json.decode(output, type=Result), rss_max_bytes
 
     def finish(self) -> None:
-        """Note the memory left after the load, stop the gateway as an operator would, and judge its records."""
+        """Note the memory left after the load, stop the gateway as an operator would, judge its records and books."""
         for contender in self.contenders:
             if contender.server is not None:
                 rss = measure.rss_bytes(contender.server.pid) / 2**20
                 self.outcome.start[contender.name]["rss_after_mib"] = rss
         for contender in self.contenders:
             if contender.name == GATEWAY and contender.server is not None:
+                held_usd = self._held_usd(contender)
                 status = contender.server.stop()
                 self.outcome.records = records.judge(contender.database, contender.sent, status)
+                self.outcome.books = books.audit(contender.database, held_usd)
+
+    def _held_usd(self, contender: Contender) -> float:
+        """The credit in holds, once those of calls that were left have had time to go."""
+        end = time.monotonic() + _RELEASE_S
+        while (held_usd := lag.scrape(contender.port).held_usd) and time.monotonic() < end:
+            time.sleep(_POLL_S)
+        return held_usd
 
     def _note_trouble(self, case: Case, contender: Contender, result: Result) -> None:
         if result.errors:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bench.cases import Figures
+from bench.books import Audit
+from bench.cases import OPERATOR, Figures
 from bench.records import Verdict
 from bench.summary import PerRound, Summary, Target, targets
 
@@ -29,10 +30,12 @@ class Report(msgspec.Struct, frozen=True):
     notes: list[str]
     wrong: dict[str, dict[str, int]]
     records: Verdict | None
+    books: Audit | None = None
+    probes: dict[str, Figures] = {}
 
     def targets(self) -> list[Target]:
         """The gateway's promises against this run."""
-        return targets(self.summary, self.start)
+        return targets(self.summary, self.start, self.probes)
 
 
 Table = list[list[str]]
@@ -65,6 +68,14 @@ _PACED: Sequence[tuple[str, str, str]] = (
     ("server core", "server_share", ".0%"),
     ("driver core", "driver_share", ".0%"),
 )
+_LAG: Sequence[tuple[str, str, str]] = (
+    ("loop p50 ms", "loop_lag_p50_ms", "<= {:g}"),
+    ("loop p99 ms", "loop_lag_p99_ms", "<= {:g}"),
+    ("ticks", "loop_lag_count", "{:.0f}"),
+    ("commit p50 ms", "commit_lag_p50_ms", "<= {:g}"),
+    ("commit p99 ms", "commit_lag_p99_ms", "<= {:g}"),
+    ("batches", "commit_lag_count", "{:.0f}"),
+)
 
 
 def _cell(figures: Figures, name: str, form: str) -> str:
@@ -85,6 +96,36 @@ def calls_table(report: Report) -> Table:
             bound = name in ("req_s", "frames_s") and figures.get("driver_bound")
             row.append(_cell(figures, name, form) + ("*" if bound else ""))
         rows.append(row)
+    return rows
+
+
+def money_table(report: Report) -> Table:
+    """What admission and settlement cost by themselves, and the limiter; and of a whole call, over the operator's."""
+    admission, limiter = report.probes.get("admission", {}), report.probes.get("limiter", {})
+    rows = [
+        ("admission + hold + settle", admission.get("files_us")),
+        ("- open: estimate, limits, hold, headers", admission.get("open_us")),
+        ("- book: charge, record, journal line", admission.get("book_us")),
+        ("- close: hand over, metrics", admission.get("close_us")),
+        ("the same without files", admission.get("bare_us")),
+    ]
+    for name, us in limiter.items():
+        keys = int(name.removeprefix("keys_").removesuffix("_us"))
+        rows.append((f"limiter, {keys:,} key{'s' if keys > 1 else ''}", us))
+    shown = [[label, f"{us:.2f}", f"{1e6 / us:,.0f}"] for label, us in rows if us is not None]
+    pair = report.summary.get("gateway", {}).get(OPERATOR, {})
+    if "tenant_us" in pair:
+        label = f"a call on the prepaid key over the operator's (x {pair['tenant_ratio']:.3f})"
+        shown.append([label, f"{pair['tenant_us']:.2f}", _NONE])
+    return [["our own line", "CPU us/call", "calls/s"], *shown]
+
+
+def lag_table(report: Report) -> Table:
+    """How late the gateway's loop and its commits were in each case."""
+    rows = [["lag under load", *(heading for heading, *_ in _LAG)]]
+    for case, figures in report.summary.get("gateway", {}).items():
+        if "loop_lag_count" in figures:
+            rows.append([case, *(form.format(figures[name]) if name in figures else _NONE for _, name, form in _LAG)])
     return rows
 
 

@@ -230,7 +230,7 @@ def test_added_figures_are_taken_within_a_round() -> None:
     assert found["added_first_p50_ms"] == pytest.approx(0.6)
     assert found["gap_ratio"] == pytest.approx(1.3)
     assert found["stalls"] == 3.0
-    by_name = {target.name: target for target in targets({"gateway": {"paced-16": found}}, {})}
+    by_name = {target.name: target for target in targets({"gateway": {"paced-16": found}}, {}, {})}
     assert by_name["added first content p50, 16 streams"].met is True
     assert by_name["idle RSS"].met is None
     assert Target("rate", 10, "req/s", 9.0, at_least=True).met is False
@@ -239,12 +239,12 @@ def test_added_figures_are_taken_within_a_round() -> None:
 def test_readme_section_is_replaced_between_its_marks(tmp_path: Path) -> None:
     found = tables.Report("c", "now", {}, "pins", 1, {}, {}, {}, {}, {}, [], {}, None)
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    readme.write_text(f"before\n{report.BEGIN}\nthe last table\n{report.END}\nafter\n")
     report.update_readme(found, readme)
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith(f"{report.END}\nafter\n")
-    assert "old" not in text
+    assert "the last table" not in text
     assert "pins" in text
     readme.write_text("no marks")
     with pytest.raises(ValueError, match="has no"):
