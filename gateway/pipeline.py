@@ -134,6 +134,15 @@ class Pipeline:
     def _authenticate(self, exchange: Exchange, call: Call, wall: float) -> Principal:
         if exchange.method != "POST":
             raise MethodNotAllowed(f"{exchange.method} is not served here; send POST", allow="POST")
+        principal = self._find(exchange, wall)
+        if self.draining:
+            raise ShuttingDown("the gateway is shutting down; retry against another instance", retry_after_s=5.0)
+        if not self._till.has_room(len(self._live) + len(self._drainer)):
+            raise Overloaded("the gateway cannot write its records; retry later", retry_after_s=5.0)
+        call.account_id, call.key_id, call.key_name = principal.account_id, principal.key_id, principal.name
+        return principal
+
+    def _find(self, exchange: Exchange, wall: float) -> Principal:
         secret = bearer(exchange.headers)
         principal = self.keys.find(secret) if secret is not None else None
         if principal is None:
@@ -143,11 +152,6 @@ class Pipeline:
             raise PermissionDenied(
                 "a management key manages keys and serves no model calls; use a standard key", code="management_key"
             )
-        if self.draining:
-            raise ShuttingDown("the gateway is shutting down; retry against another instance", retry_after_s=5.0)
-        if not self._till.has_room(len(self._live) + len(self._drainer)):
-            raise Overloaded("the gateway cannot write its records; retry later", retry_after_s=5.0)
-        call.account_id, call.key_id, call.key_name = principal.account_id, principal.key_id, principal.name
         return principal
 
     async def _tell(self, exchange: Exchange, snapshot: Snapshot, live: _Live, error: GatewayError) -> None:
@@ -187,7 +191,7 @@ class Pipeline:
         body = await exchange.read_body()
         live.call.bytes_in = len(body)
         if self.keys is not live.keys:  # a body can be long on its way
-            live.principal = self._authenticate(exchange, live.call, self._wall_clock())
+            live.principal = self._find(exchange, self._wall_clock())
         exchange.watch(live.scope)
         key = find_key(exchange.headers)
         if key is None:

@@ -33,6 +33,7 @@ from gateway.store.journal import JournalFailed, Segment
 
 RETRY_S: Final = 1.0
 COMMIT_WAIT_S: Final = 10.0
+COMMIT_WAIT_LEAST_S: Final = 0.5  # also for a call that has no time left: a healthy disk takes milliseconds
 _DOUBT: Final = 4  # times our estimate: a prompt that is reported longer than that and the context is no report
 
 
@@ -134,7 +135,8 @@ class Till:
         if not self._power_loss or tab.record is None or not _lasting(tab.record):
             return
         self._store(tab)
-        with trio.move_on_at(min(deadline, trio.current_time() + COMMIT_WAIT_S)) as waiting:
+        now = trio.current_time()
+        with trio.move_on_at(max(min(deadline, now + COMMIT_WAIT_S), now + COMMIT_WAIT_LEAST_S)) as waiting:
             await self._records.committed()
         if waiting.cancelled_caught:
             structlog.get_logger().error("commit_late", gen_id=tab.call.gen_id)

@@ -163,7 +163,8 @@ class Store:
 
     def has_room(self, calls_under_way: int) -> bool:
         """Whether one more call can be admitted beside those and still be settled, whatever the disk does meanwhile."""
-        return not self.full and calls_under_way < SLOTS_MAX and self.journal.has_room(calls_under_way + 1)
+        slots = calls_under_way < SLOTS_MAX and not self.holds.full
+        return slots and not self.full and self.journal.has_room(calls_under_way + 1)
 
     def put(self, record: CallRecord, line: Segment | None = None, slot: int | None = None) -> None:
         """Hand over the record of an ended call. Never blocks or fails; about 0.1 us, 3 when it wakes the writer.
