@@ -40,7 +40,7 @@ from gateway.till import Tab, Till
 
 UNDER_WAY = 64  # calls that are open at once
 BATCHES, ROUNDS = 64, 5
-_NO_LINE = Segment(Path(), -1, 0)
+_NO_LINE = Segment(Path(), None, 0)
 
 
 class NoRecords:

@@ -113,7 +113,9 @@ class App:
         self._pool = Pool(connections_max=limits.connections_max, idle_s=limits.idle_s, connect=Dialer())
         self._bodies = BodyBudget(config.server.bodies_in_memory_bytes_max)
         self._gate = open_gate(config, store.books)
-        till = Till(self._gate, store, self._metrics, time.time, power_loss=config.ledger.durability == "power_loss")
+        self._till = till = Till(
+            self._gate, store, self._metrics, time.time, power_loss=config.ledger.durability == "power_loss"
+        )
         self.idempotency = Idempotency(bytes_max=ANSWERS_BYTES_MAX, answer_bytes_max=ANSWER_BYTES_MAX)
         self.idempotency.load(store.books.used_idempotency)
         self._pipeline = Pipeline(
@@ -320,6 +322,8 @@ class App:
         yield "gateway_records_queued", (), self._store.queued
         yield "gateway_streams_pumped", (), len(self._pump)
         yield "gateway_drains", (), len(self._drainer)
+        for side, amount in self._till.costs_pico_usd.items():
+            yield "gateway_cost_usd_total", (side,), amount / PICO_PER_USD
         yield "gateway_credit_held_usd", (), self._gate.held() / PICO_PER_USD
         yield "gateway_limiter_entries", (), len(self._gate.limiter)
 

@@ -17,7 +17,6 @@ from gateway.admit.gate import Admission, Gate
 from gateway.admit.headers import ratelimit_headers
 from gateway.config import Config, Model
 from gateway.core.call import Attempt, Call
-from gateway.core.money import PICO_PER_USD
 from gateway.core.principal import Principal
 from gateway.core.usage import estimate_prompt_tokens
 from gateway.dialects.openai_chat import ChatRequest
@@ -69,6 +68,7 @@ class Till:
         self._metrics = metrics
         self._wall_clock = wall_clock
         self._power_loss = power_loss
+        self.costs_pico_usd = {"customer": 0, "provider": 0, "hedge": 0}  # of this process, by who pays
 
     def has_room(self, calls_under_way: int) -> bool:
         """Whether one more call could be written down, whatever the disk does."""
@@ -184,12 +184,9 @@ class Till:
 
     def _observe(self, call: Call, record: CallRecord, now: float) -> None:
         metrics = self._metrics
-        if record.cost_pico_usd:
-            metrics.customer_cost.inc(record.cost_pico_usd / PICO_PER_USD)
-        if record.provider_cost_pico_usd:
-            metrics.provider_cost.inc(record.provider_cost_pico_usd / PICO_PER_USD)
-        if record.hedge_cost_pico_usd:
-            metrics.hedge_cost.inc(record.hedge_cost_pico_usd / PICO_PER_USD)
+        self.costs_pico_usd["customer"] += record.cost_pico_usd
+        self.costs_pico_usd["provider"] += record.provider_cost_pico_usd
+        self.costs_pico_usd["hedge"] += record.hedge_cost_pico_usd
         metrics.call(call.model or "none", str(call.status), call.ended).inc()
         metrics.total("true" if call.stream else "false").observe(now - call.started)
         metrics.bytes_in.inc(call.bytes_in)

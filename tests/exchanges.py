@@ -187,7 +187,7 @@ class RecordList:
         if self.broken:
             raise JournalFailed("broken")
         self.lines.append((trio.current_time(), msgspec.structs.replace(record)))
-        return Segment(Path("line"), -1, 0)
+        return Segment(Path("line"), None, 0)
 
     def put(self, record: CallRecord, line: Segment | None = None, slot: int | None = None) -> None:
         self.taken.append(record)

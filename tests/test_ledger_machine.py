@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -163,7 +162,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for segment in (log._current, log._spare, *log._full, *log.dead):
             if segment is not None:
                 with contextlib.suppress(OSError):  # closed already, when the step before showed a fault
-                    os.close(segment.fd)
+                    segment.close()
         self.holds.unmap()
         self.holds = Holds(self.folder / "holds")
         self.conn.close()

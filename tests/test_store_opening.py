@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -38,7 +37,7 @@ class Crashed:
             log.write(call)
         for segment in (log._current, log._spare, *log._full):
             if segment is not None:
-                os.close(segment.fd)
+                segment.close()
 
     def held(self, *records: CallRecord) -> None:
         holds = Holds(self.folder / "holds")

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 _FIRST_CONTENT_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 40, 60)
@@ -38,12 +38,6 @@ class Metrics:
         )
         self.bytes_in = Counter("gateway_request_body_bytes", "Request body bytes.", registry=registry)
         self.bytes_out = Counter("gateway_answer_body_bytes", "Answer body bytes.", registry=registry)
-        self._cost = Counter(
-            "gateway_cost_usd", "What settled calls cost, by who pays it.", ("side",), registry=registry
-        )
-        self.customer_cost = self._cost.labels("customer")
-        self.provider_cost = self._cost.labels("provider")
-        self.hedge_cost = self._cost.labels("hedge")
         self.commit_lag = Histogram(
             "gateway_commit_lag_seconds", "From the end of a call to its commit: the oldest of each batch.",
             buckets=_LAG_S, registry=registry,
@@ -74,6 +68,7 @@ LEVELS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "gateway_request_bodies_held_bytes": ("Request bodies in memory.", ()),
     "gateway_records_queued": ("Records of calls not yet committed.", ()),
     "gateway_streams_pumped": ("Streams carried by the pump.", ()),
+    "gateway_cost_usd_total": ("What settled calls cost, by who pays it.", ("side",)),
     "gateway_credit_held_usd": ("Credit held for calls under way.", ()),
     "gateway_limiter_entries": ("Keys and accounts whose rates are in memory.", ()),
     "gateway_drains": ("Abandoned streams read on because their provider bills on.", ()),
@@ -85,7 +80,11 @@ class _Levels(Collector):
         self._read = levels
 
     def collect(self) -> Iterable[Metric]:
-        families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in LEVELS.items()}
+        families = {name: _family(name)(name, text, labels=labels) for name, (text, labels) in LEVELS.items()}
         for name, labels, value in self._read():
             families[name].add_metric(labels, value)
         return families.values()
+
+
+def _family(name: str) -> type[GaugeMetricFamily | CounterMetricFamily]:
+    return CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily

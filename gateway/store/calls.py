@@ -3,8 +3,6 @@
 Invariants: `CallRecord`'s fields, `COLUMNS` and the table's columns are one list in one order; a record holds
 no prompt, no completion and no key. `gateway.store.batch` writes a call's row together with its ledger entries.
 
-Rows go many to a statement. `executemany` lets go of the GIL at each statement and must win it back from the
-loop: with one row a statement a busy loop held the writer to 47,000 rows/s, with 16 rows to 111,000.
 Gen ids that begin with the time cost 4 us of CPU a row, random ones 14 and growing: each dirties a page of its own.
 """
 
@@ -13,18 +11,18 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 
 import msgspec
 import orjson
+
+from gateway.store import bulk
 
 SqlValue = str | int | float | None
 Row = tuple[SqlValue, ...]
 AttemptNote = tuple[str, str, int, float]  # provider, outcome, status (0: no answer), ms
 
 _MODEL_CHARS_MAX = 256  # the one field whose length a caller chooses
-_ROWS_PER_STATEMENT = 16
 _INT64_MAX = 2**63 - 1
 
 
@@ -75,11 +73,6 @@ _ATTEMPTS = COLUMNS.index("attempts")
 
 _LINE_HEAD = b'{"event":"call","level":"info",'
 
-_ONE_ROW = f"({', '.join('?' * len(COLUMNS))})"
-_HEAD = f"INSERT INTO calls ({', '.join(COLUMNS)}) VALUES "
-_INSERT_ONE = _HEAD + _ONE_ROW
-_INSERT_MANY = _HEAD + ", ".join([_ONE_ROW] * _ROWS_PER_STATEMENT)
-
 # What a value that no column can hold raises, across Python versions. Never a state of the file or the disk.
 UNSTORABLE = (
     OverflowError,
@@ -114,21 +107,12 @@ def log_line(values: Row) -> bytes:
 
 def insert(conn: sqlite3.Connection, rows: Sequence[Row]) -> None:
     """Write rows inside the caller's transaction. Raises sqlite3.IntegrityError for one that is there already."""
-    whole = len(rows) - len(rows) % _ROWS_PER_STATEMENT
-    starts = range(0, whole, _ROWS_PER_STATEMENT)
-    if whole:
-        conn.executemany(_INSERT_MANY, [_flat(rows[at : at + _ROWS_PER_STATEMENT]) for at in starts])
-    if whole < len(rows):
-        conn.executemany(_INSERT_ONE, rows[whole:])
+    bulk.insert(conn, "calls", COLUMNS, rows)
 
 
 def storable(values: Row) -> Row:
     """Bring every value into what SQLite and JSON can hold: 64-bit integers, finite floats, valid Unicode."""
     return tuple(map(_storable_value, values))
-
-
-def _flat(rows: Iterable[Row]) -> Row:
-    return tuple(chain.from_iterable(rows))
 
 
 def _storable_value(value: SqlValue) -> SqlValue:

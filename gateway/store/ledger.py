@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import NamedTuple
 
 from gateway.core.money import PicoUsd
+from gateway.store import bulk
 from gateway.store.calls import CallRecord
 
 CALL = "call"  # the kind that only the serving process writes, and has applied before it writes
@@ -100,11 +100,7 @@ def write(conn: sqlite3.Connection, sets: Sequence[EntrySet]) -> None:
             changed[book, owner] = changed.get((book, owner), 0) + amount
         if total:
             raise ValueError(f"entry set {set_id} does not sum to zero")
-    whole = len(rows) - len(rows) % _ROWS_PER_STATEMENT
-    starts = range(0, whole, _ROWS_PER_STATEMENT)
-    many = [tuple(chain.from_iterable(rows[start : start + _ROWS_PER_STATEMENT])) for start in starts]
-    conn.executemany(_INSERT_MANY, many)
-    conn.executemany(_INSERT, rows[whole:])
+    bulk.insert(conn, "entries", _COLUMNS, rows)
     conn.executemany(_BALANCE, [(book, owner, amount) for (book, owner), amount in changed.items()])
 
 
@@ -123,12 +119,7 @@ def moves_after(conn: sqlite3.Connection, entry_id: int) -> list[Move]:
     return [Move(*row) for row in found]
 
 
-# Many rows to a statement, as in `gateway.store.calls`: it costs half as much, and lets go of the GIL less often.
-_ROWS_PER_STATEMENT = 32
-_ROW = "(?, ?, ?, ?, ?, ?, ?, ?)"
-_HEAD = "INSERT INTO entries (entry_set, line, kind, book, owner, amount_pico_usd, at, memo) VALUES "
-_INSERT = _HEAD + _ROW
-_INSERT_MANY = _HEAD + ", ".join([_ROW] * _ROWS_PER_STATEMENT)
+_COLUMNS = ("entry_set", "line", "kind", "book", "owner", "amount_pico_usd", "at", "memo")
 _BALANCE = (
     "INSERT INTO balances (book, owner, balance_pico_usd) VALUES (?, ?, ?) "
     "ON CONFLICT (book, owner) DO UPDATE SET balance_pico_usd = balance_pico_usd + excluded.balance_pico_usd"
