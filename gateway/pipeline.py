@@ -192,6 +192,7 @@ class Pipeline:
         live.call.bytes_in = len(body)
         if self.keys is not live.keys:  # a body can be long on its way
             live.principal = self._find(exchange, self._wall_clock())
+            live.call.key_name = live.principal.name
         exchange.watch(live.scope)
         key = find_key(exchange.headers)
         if key is None:
