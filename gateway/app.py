@@ -32,11 +32,8 @@ import trio
 from hypercorn.config import Sockets
 from hypercorn.utils import wrap_app
 
-from gateway.admit.credit import Spent
-from gateway.admit.gate import Gate
-from gateway.admit.limiter import Limiter
 from gateway.auth.keys import KeyIndex
-from gateway.books import LiveBooks
+from gateway.books import LiveBooks, open_gate
 from gateway.config import MIB, Config
 from gateway.configfile import ConfigError, load
 from gateway.core.money import PICO_PER_USD
@@ -64,7 +61,6 @@ from gateway.sim.server import serve_sim
 from gateway.snapshot import Snapshot
 from gateway.store.db import Store
 from gateway.store.ledger import Move
-from gateway.store.opening import OpeningBooks
 from gateway.till import Till
 from gateway.upstream.pool import Dialer, Pool
 from gateway.welcome import first_key_banner
@@ -326,14 +322,6 @@ class App:
             yield "gateway_cost_usd_total", (side,), amount / PICO_PER_USD
         yield "gateway_credit_held_usd", (), self._gate.held() / PICO_PER_USD
         yield "gateway_limiter_entries", (), len(self._gate.limiter)
-
-
-def open_gate(config: Config, books: OpeningBooks) -> Gate:
-    """The gate with what the books say."""
-    gate = Gate(Limiter(day_zone=config.limits.day_zone, keys_max=config.limits.keys_in_memory_max), wall=books.read_at)
-    spending = ((key.key_id, Spent(key.total, key.daily, key.weekly, key.monthly)) for key in books.spending)
-    gate.load(books.balances, spending)
-    return gate
 
 
 RELOADED = frozenset(

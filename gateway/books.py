@@ -10,10 +10,11 @@ import trio
 
 from gateway.admit.credit import Spent
 from gateway.admit.gate import Gate, limits_of
-from gateway.admit.limiter import Level
+from gateway.admit.limiter import Level, Limiter
 from gateway.admit.limits import Limits, tightest
-from gateway.config import Plan
+from gateway.config import Config, Plan
 from gateway.core.principal import Principal
+from gateway.store.opening import OpeningBooks
 
 CHANGES: Final = Limits(rpm=120)  # of one account's keys: people and scripts, not a loop
 
@@ -67,3 +68,11 @@ class LiveBooks:
         """See Books. Raises Overloaded for a plan that is not configured."""
         limits = tightest(*limits_of(principal, self._plans()))
         return Plan(limits.rpm, limits.rpd, limits.tpm, limits.concurrency)
+
+
+def open_gate(config: Config, books: OpeningBooks) -> Gate:
+    """The gate with what the books say."""
+    gate = Gate(Limiter(day_zone=config.limits.day_zone, keys_max=config.limits.keys_in_memory_max), wall=books.read_at)
+    spending = ((key.key_id, Spent(key.total, key.daily, key.weekly, key.monthly)) for key in books.spending)
+    gate.load(books.balances, spending)
+    return gate

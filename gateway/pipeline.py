@@ -16,8 +16,8 @@ from typing import Final
 
 import trio
 
-from gateway.auth.keys import KeyIndex, bearer, refusal
-from gateway.auth.principal import check_usable
+from gateway.auth.keys import KeyIndex
+from gateway.auth.principal import identify
 from gateway.config import Drain
 from gateway.core.call import Attempt, Call
 from gateway.core.ids import IdMint
@@ -29,7 +29,6 @@ from gateway.drain import Drainer
 from gateway.edge.replies import JSON, id_headers
 from gateway.errors import (
     GatewayError,
-    InvalidKey,
     MethodNotAllowed,
     Overloaded,
     PaymentRequired,
@@ -143,11 +142,7 @@ class Pipeline:
         return principal
 
     def _find(self, exchange: Exchange, wall: float) -> Principal:
-        secret = bearer(exchange.headers)
-        principal = self.keys.find(secret) if secret is not None else None
-        if principal is None:
-            raise InvalidKey(refusal(exchange.headers))
-        check_usable(principal, wall)
+        principal = identify(self.keys, exchange.headers, wall)
         if principal.management:
             raise PermissionDenied(
                 "a management key manages keys and serves no model calls; use a standard key", code="management_key"
@@ -297,27 +292,28 @@ class Pipeline:
         begun = live.committed = already or not answer.ended
         try:
             if answer.whole is None:
-                await relay.carry(answer, exchange, [*SSE, *live.headers], begun=already)
-                await self._settle(live, answer)
+                headers = [*SSE, *live.headers]
+                await relay.carry(answer, exchange, headers, begun=already)
+                self._note_answer(call, answer)
+                await self._settle(live)
                 live.committed = True
-                await relay.finish(answer, exchange, [*SSE, *live.headers], begun=begun)
+                await relay.finish(answer, exchange, headers, begun=begun)
             else:
                 self._note_answer(call, answer)
                 body = answer.whole.body
                 if show_cost and live.tab.model is not None:
                     body = with_cost(body, *report_of(call, live.tab.model))
-                answer.bytes_out = len(body)
-                await self._settle(live, answer)
+                call.bytes_out = answer.bytes_out = len(body)
+                await self._settle(live)
                 live.committed = True
                 await self._reply(exchange, snapshot, [JSON, *live.headers], body)
         except (ClientGone, ClientStalled):
             exchange.gone = True
             raise
 
-    async def _settle(self, live: _Live, answer: Answer) -> None:
+    async def _settle(self, live: _Live) -> None:
         """Raises Overloaded when the charge cannot be made durable; then a client who has nothing yet owes nothing."""
         call = live.call
-        self._note_answer(call, answer)
         call.ended = "complete"
         if live.slot is not None:
             call.idempotency = live.slot.digest_hex

@@ -116,9 +116,7 @@ class Till:
         """
         if tab.record is not None:
             return
-        call = tab.call
-        costs = costs_of(call, tab.model)
-        record = record_of(call, costs, trio.current_time(), hold=tab.admission.hold if tab.admission else 0)
+        costs, record = self._bill(tab)
         if _lasting(record):
             try:
                 tab.line = self._records.write_line(record)
@@ -155,10 +153,13 @@ class Till:
 
     def _book_anyway(self, tab: Tab) -> None:
         """The journal is full or broken: the record, which waits in memory for the disk, is all there is."""
+        self._settle(tab, *self._bill(tab))
+        structlog.get_logger().error("charge_not_journaled", gen_id=tab.call.gen_id)
+
+    def _bill(self, tab: Tab) -> tuple[Costs, CallRecord]:
         costs = costs_of(tab.call, tab.model)
         hold = tab.admission.hold if tab.admission else 0
-        self._settle(tab, costs, record_of(tab.call, costs, trio.current_time(), hold=hold))
-        structlog.get_logger().error("charge_not_journaled", gen_id=tab.call.gen_id)
+        return costs, record_of(tab.call, costs, trio.current_time(), hold=hold)
 
     def _settle(self, tab: Tab, costs: Costs, record: CallRecord) -> None:
         tab.record = record

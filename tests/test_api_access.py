@@ -214,3 +214,12 @@ async def test_a_locked_database_is_503_and_never_401(town: Town) -> None:
     for (method, path), row in ROUTES.items():
         answer = await ask(town, town.manager, method, url_of("/v1", path, row.query, town.target.id), row.body)
         assert (path, answer.status_code, answer.headers["retry-after"]) == (path, 503, "1")
+
+
+@pytest.mark.parametrize("path", ["/v1/models", f"/v1/models/{MODEL}"])
+async def test_the_keyed_catalogue_is_for_usable_keys(town: Town, path: str) -> None:
+    for holder, status, code in town.refused.values():
+        answer = await ask(town, holder, "GET", path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    public, keyed = await ask(town, None, "GET", f"/api{path}"), await ask(town, town.standard, "GET", path)
+    assert keyed.status_code == public.status_code not in {401, 403}

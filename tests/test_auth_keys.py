@@ -9,7 +9,7 @@ from types import MappingProxyType
 import pytest
 
 from gateway.auth.keys import SECRET_BYTES_MAX, KeyIndex, bearer, digest, refusal
-from gateway.auth.principal import Account, Principal
+from gateway.core.principal import Account, Principal
 
 Headers = list[tuple[bytes, bytes]]
 

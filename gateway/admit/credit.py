@@ -57,6 +57,18 @@ class Spent(NamedTuple):
     weekly: int
     monthly: int
 
+    def counted(self, reset: LimitReset | None) -> int:
+        """What counts against a limit that starts anew each `reset`."""
+        match reset:
+            case None:
+                return self.total
+            case "daily":
+                return self.daily
+            case "weekly":
+                return self.weekly
+            case "monthly":
+                return self.monthly
+
 
 NOTHING: Final = Spent(0, 0, 0, 0)
 
@@ -94,16 +106,7 @@ class Meter:
 
     def against(self, reset: LimitReset | None, now: Periods) -> int:
         """What counts against a spend limit that starts anew each `reset`: spent and held."""
-        spent = self.spent(now)
-        match reset:
-            case None:
-                return spent.total + self.held
-            case "daily":
-                return spent.daily + self.held
-            case "weekly":
-                return spent.weekly + self.held
-            case "monthly":
-                return spent.monthly + self.held
+        return self.spent(now).counted(reset) + self.held
 
     def _roll(self, now: Periods) -> None:
         """Begin the periods that are new. A clock that steps back takes its periods with it, and what was spent."""

@@ -21,20 +21,19 @@ from gateway.errors import Overloaded, PaymentRequired, SpendLimitReached
 class Admission:
     """One admitted call. `hold` is its credit; 0 when its account pays afterwards and its key has no cap."""
 
-    __slots__ = ("_meter", "_purse", "_ticket", "hold", "settled", "tokens")
+    __slots__ = ("_meter", "_purse", "_settled", "_ticket", "hold")
 
-    def __init__(self, purse: Purse, meter: Meter, ticket: Ticket, hold: int, tokens: int) -> None:
+    def __init__(self, purse: Purse, meter: Meter, ticket: Ticket, hold: int) -> None:
         self._purse = purse
         self._meter = meter
         self._ticket = ticket
         self.hold = hold
-        self.tokens = tokens
-        self.settled = False
+        self._settled = False
 
     def settle(self, cost: int, tokens_used: int, *, began: Periods, now: float) -> None:
         """End the call: it cost so much, and its tokens were so many. Once; the assertion is for a bug of ours."""
-        assert not self.settled, "a call is settled once"
-        self.settled = True
+        assert not self._settled, "a call is settled once"
+        self._settled = True
         purse, meter = self._purse, self._meter
         purse.held -= self.hold
         meter.held -= self.hold
@@ -96,7 +95,7 @@ class Gate:
         if not prepaid and limit is None:
             hold = 0
         elif hold:
-            if prepaid and purse.balance - purse.held < hold:
+            if prepaid and purse.available < hold:
                 raise PaymentRequired(_poor(purse, hold))
             if limit is not None:
                 already = meter.against(principal.limit_reset, self._now(wall))
@@ -105,7 +104,7 @@ class Gate:
         ticket = self.limiter.admit(terms.levels, tokens, now, wall)
         purse.held += hold
         meter.held += hold
-        return Admission(purse, meter, ticket, hold, tokens)
+        return Admission(purse, meter, ticket, hold)
 
     def standing(self, principal: Principal, plans: Mapping[str, Plan], *, now: float, wall: float) -> Standing:
         """How a caller stands whose call was refused."""

@@ -14,10 +14,9 @@ import orjson
 from quart import Response, request
 
 from gateway.api.books import ApiControl
-from gateway.auth.keys import bearer, refusal
-from gateway.auth.principal import check_usable
+from gateway.auth.principal import identify
 from gateway.core.principal import Principal
-from gateway.errors import BadRequest, InvalidKey, PermissionDenied
+from gateway.errors import BadRequest, PermissionDenied
 from gateway.exchange import Headers
 
 OWN_HEADERS: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
@@ -51,7 +50,7 @@ class Gate:
         """For every usable key."""
 
         async def checked(**values: str) -> Response:
-            return await view(self._session(), **values)
+            return await view(session_of(self._control), **values)
 
         return checked
 
@@ -59,7 +58,7 @@ class Gate:
         """For management keys."""
 
         async def checked(**values: str) -> Response:
-            session = self._session()
+            session = session_of(self._control)
             if not session.principal.management:
                 raise PermissionDenied(
                     "this route is for management keys, and yours is a standard one; "
@@ -71,15 +70,12 @@ class Gate:
 
         return checked
 
-    def _session(self) -> Session:
-        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in request.headers.items()]
-        secret = bearer(headers)
-        principal = None if secret is None else self._control.keys.find(secret)
-        if principal is None:
-            raise InvalidKey(refusal(headers))
-        now = time.time()
-        check_usable(principal, now)
-        return Session(principal, headers, now)
+
+def session_of(control: ApiControl) -> Session:
+    """Who sends the present request. Raises InvalidKey, PermissionDenied."""
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in request.headers.items()]
+    now = time.time()
+    return Session(identify(control.keys, headers, now), headers, now)
 
 
 class Query:

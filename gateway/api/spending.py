@@ -9,22 +9,9 @@ from gateway.core.money import PicoUsd
 from gateway.core.principal import LimitReset
 
 
-def counted(limit_reset: LimitReset | None, spent: Spent) -> int:
-    """What counts towards a cap that resets so, pico-USD."""
-    match limit_reset:
-        case "daily":
-            return spent.daily
-        case "weekly":
-            return spent.weekly
-        case "monthly":
-            return spent.monthly
-        case None:
-            return spent.total
-
-
 def spending(limit: PicoUsd | None, limit_reset: LimitReset | None, spent: Spent) -> dict[str, object]:
     """The fields that keys and `/key` have in common."""
-    left = None if limit is None else max(0, limit - counted(limit_reset, spent))
+    left = None if limit is None else max(0, limit - spent.counted(limit_reset))
     windows = (("", spent.total), ("_daily", spent.daily), ("_weekly", spent.weekly), ("_monthly", spent.monthly))
     return {
         "limit": usd_or_none(limit),
@@ -41,7 +28,7 @@ def budget(limit: PicoUsd, limit_reset: LimitReset | None, spent: Spent, now: fl
 
     `now` is Unix seconds.
     """
-    used = counted(limit_reset, spent)
+    used = spent.counted(limit_reset)
     return {
         "scope": "key_limit",
         "budget_id": None,

@@ -14,7 +14,7 @@ import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gateway.auth.principal import Principal
+from gateway.core.principal import Principal
 
 # Ours are 49 bytes. Longer than this is not a key and is not worth hashing.
 SECRET_BYTES_MAX = 512

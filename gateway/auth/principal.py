@@ -1,11 +1,22 @@
-"""Whether a key that is known may be used now. Pure."""
+"""From a request's headers to the Principal who may call with them now. Pure."""
 
 from __future__ import annotations
 
-from gateway.core.principal import Account, LimitReset, Principal
+from collections.abc import Sequence
+
+from gateway.auth.keys import KeyIndex, bearer, refusal
+from gateway.core.principal import Principal
 from gateway.errors import InvalidKey, PermissionDenied
 
-__all__ = ["Account", "LimitReset", "Principal", "check_usable"]
+
+def identify(keys: KeyIndex, headers: Sequence[tuple[bytes, bytes]], wall: float) -> Principal:
+    """Who calls at `wall` (Unix seconds), by lower-case header names. Raises as `check_usable`, and InvalidKey."""
+    secret = bearer(headers)
+    principal = keys.find(secret) if secret is not None else None
+    if principal is None:
+        raise InvalidKey(refusal(headers))
+    check_usable(principal, wall)
+    return principal
 
 
 def check_usable(principal: Principal, wall: float) -> None:

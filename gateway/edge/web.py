@@ -5,7 +5,6 @@ Quart builds a Request of them.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any, Protocol
 
@@ -15,8 +14,8 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from gateway.api import add_api
-from gateway.api.books import Books
-from gateway.auth.keys import KeyIndex, bearer, refusal
+from gateway.api.books import ApiControl
+from gateway.api.session import View, session_of
 from gateway.config import Price
 from gateway.core.ids import request_id
 from gateway.core.money import format_usd
@@ -27,40 +26,21 @@ from gateway.errors import (
     BadRequest,
     GatewayError,
     Internal,
-    InvalidKey,
     MethodNotAllowed,
     ModelNotFound,
     NotFound,
     PayloadTooLarge,
     RequestTimeout,
 )
-from gateway.idempotency import Idempotency
-from gateway.route.catalog import Catalog, Entry
+from gateway.route.catalog import Entry
 from gateway.settle.charge import customer_price
 
 CONTROL_BODY_BYTES_MAX = 64 * 1024
 CONTROL_BODY_S = 10
-View = Callable[..., Awaitable[Response]]  # always async: Quart runs others in threads, away from the loop's state
 
 
-class Control(Protocol):
+class Control(ApiControl, Protocol):
     """What the control plane reads of the process."""
-
-    @property
-    def catalog(self) -> Catalog:
-        """The present snapshot's."""
-
-    @property
-    def keys(self) -> KeyIndex:
-        """The present keys."""
-
-    @property
-    def books(self) -> Books:
-        """Keys and money, for the account API."""
-
-    @property
-    def idempotency(self) -> Idempotency:
-        """The idempotency keys of all accounts."""
 
     @property
     def metrics_token(self) -> str | None:
@@ -116,10 +96,7 @@ def _add_models(app: WebApp, control: Control) -> None:
 
     def keyed(view: View) -> View:
         async def checked(**values: str) -> Response:
-            headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in request.headers.items()]
-            secret = bearer(headers)
-            if secret is None or control.keys.find(secret) is None:
-                raise InvalidKey(refusal(headers))
+            session_of(control)
             return await view(**values)
 
         return checked

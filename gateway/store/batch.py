@@ -21,15 +21,21 @@ def write(conn: sqlite3.Connection, records: Sequence[CallRecord], rows: Sequenc
     Raises sqlite3.Error when the file or the disk refuses; nothing was written then, and the same may be tried again.
     """
     if again:
-        there = existing(conn, [record.gen_id for record in records])
-        rows = [values for record, values in zip(records, rows, strict=True) if record.gen_id not in there]
-        records = [record for record in records if record.gen_id not in there]
+        records = missing(conn, records)
+        wanted = {record.gen_id for record in records}
+        rows = [values for values in rows if values[0] in wanted]
     try:
         with immediate(conn):
             _write_all(conn, records, rows)
     except calls.UNSTORABLE:
         return _write_singly(conn, records, rows)
     return []
+
+
+def missing(conn: sqlite3.Connection, records: Sequence[CallRecord]) -> list[CallRecord]:
+    """Those of the calls that have no record yet."""
+    there = existing(conn, [record.gen_id for record in records])
+    return [record for record in records if record.gen_id not in there]
 
 
 def existing(conn: sqlite3.Connection, gen_ids: Sequence[str]) -> set[str]:

@@ -62,10 +62,11 @@ class Store:
         conn: sqlite3.Connection,
         *,
         log_fd: int | None,
+        log_calls: bool,
         records_max: int,
         settings: Ledger,
     ) -> None:
-        self._log_fd, self._log_calls, self._records_max = log_fd, True, records_max
+        self._log_fd, self._log_calls, self._records_max = log_fd, log_calls, records_max
         self.holds = Holds(path.with_name("holds"))
         opening.recover(conn, path.with_name("journal"), self.holds, self._say_now)
         self.journal = Journal(path.with_name("journal"), settings.journal_segment_bytes)
@@ -110,9 +111,9 @@ class Store:
         """
         conn = schema.open_database(path, pepper)
         try:
-            store = cls(path, pepper, conn, log_fd=log_fd, records_max=records_max, settings=settings)
-            store._log_calls = log_calls
-            return store
+            return cls(
+                path, pepper, conn, log_fd=log_fd, log_calls=log_calls, records_max=records_max, settings=settings
+            )
         except BaseException:
             conn.close()
             raise

@@ -17,8 +17,8 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from gateway.auth.keys import KeyIndex, digest
-from gateway.auth.principal import Account, LimitReset, Principal
 from gateway.core.money import PicoUsd
+from gateway.core.principal import Account, LimitReset, Principal
 from gateway.store.schema import OPERATOR, immediate
 
 PREFIX = "sk-gw-"

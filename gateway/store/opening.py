@@ -50,7 +50,9 @@ def recover(conn: sqlite3.Connection, folder: Path, holds: Holds, say: Say) -> N
     for path in journal.segments(folder):
         pending, damaged = journal.read(path)
         for start in range(0, len(pending), _BATCH):
-            replayed += _write_missing(conn, pending[start : start + _BATCH])
+            fresh = batch.missing(conn, pending[start : start + _BATCH])
+            _write(conn, fresh)
+            replayed += len(fresh)
         if damaged:  # somebody's disk: what is left of it may tell whose charges are missing
             kept = path.rename(path.with_suffix(".damaged"))
             say("journal_damaged", "error", lines=damaged, kept=str(kept))
@@ -59,19 +61,15 @@ def recover(conn: sqlite3.Connection, folder: Path, holds: Holds, say: Say) -> N
     if replayed:
         say("journal_replayed", "warning", calls=replayed)
     for hold in holds.found:
-        if not batch.existing(conn, [hold.gen_id]):
+        if batch.missing(conn, [hold]):
             details = {"account_id": hold.account_id, "key_id": hold.key_id, "hold_pico_usd": hold.hold_pico_usd}
             say("hold_voided", "warning", gen_id=hold.gen_id, **details)
-            _write_missing(conn, [hold])
+            _write(conn, [hold])
     holds.forget_found()
 
 
-def _write_missing(conn: sqlite3.Connection, records: list[CallRecord]) -> int:
-    there = batch.existing(conn, [record.gen_id for record in records])
-    missing = [record for record in records if record.gen_id not in there]
-    if missing:
-        batch.write(conn, missing, [calls.row(record) for record in missing], again=False)
-    return len(missing)
+def _write(conn: sqlite3.Connection, records: list[CallRecord]) -> None:
+    batch.write(conn, records, [calls.row(record) for record in records], again=False)
 
 
 def read_books(conn: sqlite3.Connection, now_unix_s: float) -> OpeningBooks:
