@@ -111,8 +111,8 @@ class CallJudge:
         self._note(attempt, "cancelled", 0, duration_s, cost)
 
     def _note(self, attempt: Attempt, outcome: str, status: int, duration_s: float, cost: int = 0) -> None:
-        self._call.attempts.append(AttemptNote(attempt.provider, outcome, status, duration_s, cost))
-        self._metrics.attempt(attempt.provider, outcome).inc()
+        self._call.attempts.append(AttemptNote(attempt.provider, outcome, status, duration_s * 1000, cost))
+        self._metrics.attempts.by[attempt.provider, outcome] += 1
 
 
 def _target(attempt: Attempt) -> tuple[str, int]:

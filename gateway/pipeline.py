@@ -115,7 +115,7 @@ class Pipeline:
         try:
             principal = self._authenticate(exchange, call, wall)
         except GatewayError as error:
-            self._metrics.call("none", str(error.status), error.code).inc()
+            self._metrics.calls.by["none", str(error.status), error.code] += 1
             stall_s = snapshot.config.timeouts.client_stall_s
             return await tell(exchange, call, error, headers, committed=False, stall_s=stall_s)
         scope = trio.CancelScope(deadline=now + snapshot.config.timeouts.total_s)

@@ -33,6 +33,7 @@ from gateway.store.journal import JournalFailed, Segment
 RETRY_S: Final = 1.0
 COMMIT_WAIT_S: Final = 10.0
 COMMIT_WAIT_LEAST_S: Final = 0.5  # also for a call that has no time left: a healthy disk takes milliseconds
+_STREAM, _WHOLE = ("true",), ("false",)  # the metric's label
 _DOUBT: Final = 4  # times our estimate: a prompt that is reported longer than that and the context is no report
 
 
@@ -188,12 +189,12 @@ class Till:
         self.costs_pico_usd["customer"] += record.cost_pico_usd
         self.costs_pico_usd["provider"] += record.provider_cost_pico_usd
         self.costs_pico_usd["hedge"] += record.hedge_cost_pico_usd
-        metrics.call(call.model or "none", str(call.status), call.ended).inc()
-        metrics.total("true" if call.stream else "false").observe(now - call.started)
-        metrics.bytes_in.inc(call.bytes_in)
-        metrics.bytes_out.inc(call.bytes_out)
+        metrics.calls.by[call.model or "none", str(call.status), call.ended] += 1
+        metrics.total.observe(_STREAM if call.stream else _WHOLE, now - call.started)
+        metrics.bytes_in.by[()] += call.bytes_in
+        metrics.bytes_out.by[()] += call.bytes_out
         if call.winner is not None and call.first_content_at is not None:
-            metrics.first_content(call.winner.provider).observe(call.first_content_at - call.started)
+            metrics.first_content.observe((call.winner.provider,), call.first_content_at - call.started)
 
 
 def _completion_tokens(request: ChatRequest, principal: Principal, config: Config, model: Model) -> int:

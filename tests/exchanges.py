@@ -226,7 +226,7 @@ class World:
         return self.records.taken[0]
 
     def outcomes(self) -> list[tuple[str, str]]:
-        return [(note[0], note[1]) for record in self.records.taken for note in record.attempts]
+        return [(note.provider, note.outcome) for record in self.records.taken for note in record.attempts]
 
     def assert_clean(self) -> None:
         """No task, no borrowed or half-open connection, nothing in flight."""

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.core.call import AttemptNote
 from gateway.store.schema import OPERATOR
 from tests.api_desk import MODEL, NOON, USD, Desk, Holder, stop_clock
 
@@ -17,7 +18,7 @@ GEN = "gen-0190aabbccddeeff00112233445566"
 FULL: dict[str, Any] = {
     "key_name": "secret project", "route": "chat", "lane": "express", "stream": True, "provider": "acme",
     "upstream_model": "acme-internal-7b", "upstream_id": "chatcmpl-9",
-    "attempts": (("slow", "timeout", 0, 250.5), ("full", "http_429", 429, 3.25), ("acme", "won", 200, 40.0)),
+    "attempts": (AttemptNote("slow", "timeout", 0, 250.5), AttemptNote("full", "http_429", 429, 3.25), AttemptNote("acme", "won", 200, 40.0)),
     "ended": "complete", "prompt_tokens": 120, "cached_tokens": 100, "cache_write_tokens": 8, "completion_tokens": 30,
     "reasoning_tokens": 12, "usage_estimated": True, "cost_pico_usd": 3 * USD + 1, "provider_cost_pico_usd": 2 * USD,
     "hedge_cost_pico_usd": 777, "hold_pico_usd": 999, "first_content_ms": 40.5, "total_ms": 140.75, "bytes_in": 5,

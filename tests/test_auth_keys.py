@@ -63,6 +63,15 @@ def test_the_index_finds_whole_secrets_only() -> None:
     assert KeyIndex(bytes(32), index.principals, 7).find(b"sk-1") is None
 
 
+def test_a_key_is_remembered_without_its_secret_and_not_beyond_its_index() -> None:
+    index = KeyIndex(PEPPER, {digest(PEPPER, b"sk-1"): ALICE}, 7)
+    assert [index.find(b"sk-1") is ALICE for _ in range(3)] == [True] * 3
+    assert index.find(b"sk-2") is None
+    assert len(index._remembered) == 1
+    assert not any(b"sk-1" in name for name in index._remembered)
+    assert KeyIndex(PEPPER, {}, 8).find(b"sk-1") is None
+
+
 def test_an_absurdly_long_secret_is_not_hashed() -> None:
     long = b"x" * (SECRET_BYTES_MAX + 1)
     assert KeyIndex(PEPPER, {digest(PEPPER, long): ALICE}).find(long) is None

@@ -148,6 +148,7 @@ def test_no_charge_is_over_the_hold(
 @given(usages(), _MODELS, _OFFERS)
 def test_a_charge_is_rounded_up_once(usage: Usage, entry: Model, offer: Offer) -> None:
     charged, told = charge(usage, entry, offer, finished=True), costs(usage, entry, offer, finished=True)
+    assert charged.customer == told.total
     extra = 1 + Fraction(*entry.markup)
     base = offer if entry.price is None else entry.price
     exact, exact_fee = Fraction(0), Fraction(0)

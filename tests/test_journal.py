@@ -16,13 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.call import AttemptNote
 from gateway.store.calls import COLUMNS, CallRecord
 from gateway.store.journal import LINE_BYTES_MAX, Journal, JournalFailed, Segment, read, render, segments
 
 SEGMENT_BYTES = 4 * LINE_BYTES_MAX
 FULL = CallRecord(
     "gen-1", "req-1", 1_700_000_000.25, "acct_1", "key_1", "läptop", "chat", "express", True, "openai/gpt-4o",
-    "openai", "gpt-4o-2024-08-06", (("groq", "connect", 0, 1.5), ("openai", "won", 200, 80.25)), 200, "",
+    "openai", "gpt-4o-2024-08-06", (AttemptNote("groq", "connect", 0, 1.5), AttemptNote("openai", "won", 200, 80.25)), 200, "",
     "complete", 11, 3, 42, 7, True, 2_500_000, 1_000_000, 81.5, 900.125, 512, 4096, 5, 17, 3_000_000, "stop",
     "chatcmpl-7", "ab" * 32,
 )  # fmt: skip
@@ -136,7 +137,7 @@ def _read_text(text: bytes) -> tuple[list[str], int]:
 def test_a_line_of_an_older_version_has_fewer_columns(folder: Path) -> None:
     segments(folder)
     values = msgspec.structs.astuple(FULL)[: COLUMNS.index("cache_write_tokens")]
-    text = orjson.dumps(values)
+    text = msgspec.json.encode(values)
     (folder / "000000000001.log").write_bytes(b"%08x %b\n\0\0\0" % (crc32(text), text))
     (call,), damaged = read(folder / "000000000001.log")
     assert damaged == 0
@@ -146,7 +147,7 @@ def test_a_line_of_an_older_version_has_fewer_columns(folder: Path) -> None:
 
 def test_a_line_of_a_newer_version_has_more_columns(folder: Path) -> None:
     segments(folder)
-    text = orjson.dumps([*msgspec.structs.astuple(FULL), "more"])
+    text = msgspec.json.encode([*msgspec.structs.astuple(FULL), "more"])
     (folder / "000000000001.log").write_bytes(b"%08x %b\n" % (crc32(text), text))
     assert read(folder / "000000000001.log") == ([FULL], 0)
 
@@ -170,10 +171,10 @@ def test_a_long_line_is_cut_and_keeps_the_money(field: str, text: str) -> None:
 
 
 def test_of_many_attempts_the_last_are_kept() -> None:
-    notes = tuple((f"provider-{number}", "failed", 500, 1.0) for number in range(200))
+    notes = tuple(AttemptNote(f"provider-{number}", "failed", 500, 1.0) for number in range(200))
     line = render(msgspec.structs.replace(FULL, attempts=notes, model=LONG, key_name=LONG, upstream_id=LONG))
     assert len(line) <= LINE_BYTES_MAX
-    assert orjson.loads(line[9:])[COLUMNS.index("attempts")] == [list(note) for note in notes[-3:]]
+    assert orjson.loads(line[9:])[COLUMNS.index("attempts")] == [msgspec.to_builtins(note) for note in notes[-3:]]
 
 
 def test_the_next_segment_is_the_spare(folder: Path, log: Journal) -> None:

@@ -82,11 +82,11 @@ def test_a_call_that_came_nowhere_cost_nothing() -> None:
 
 def test_losers_are_summed_even_when_nobody_won() -> None:
     call = Call("req-1", "gen-1", "express", 10.0, 1_700_000_000.0)
-    call.attempts = [AttemptNote("a", "cancelled", 0, 0.5, 300), AttemptNote("b", "cut", 200, 0.25, 0)]
-    call.attempts.append(AttemptNote("c", "cancelled", 0, 0.125, 40))
+    call.attempts = [AttemptNote("a", "cancelled", 0, 500.0, 300), AttemptNote("b", "cut", 200, 250.0)]
+    call.attempts.append(AttemptNote("c", "cancelled", 0, 125.0, 40))
     assert costs_of(call, None) == Costs(Usage(0, 0), 0, 0, 340)
     record = record_of(call, costs_of(call, None), 11.0)
-    assert record.attempts == (("a", "cancelled", 0, 500.0), ("b", "cut", 200, 250.0), ("c", "cancelled", 0, 125.0))
+    assert record.attempts == tuple(call.attempts)
     assert record.hedge_cost_pico_usd == 340
 
 
@@ -399,7 +399,7 @@ async def test_a_loser_that_was_sent_nothing_costs_nothing(
     )  # fmt: skip
     await world.call(stream=stream)
     record = world.record
-    assert sorted(note[:2] for note in record.attempts) == [
+    assert sorted((note.provider, note.outcome) for note in record.attempts) == [
         ("a", "cancelled"), ("b", "cancelled"), ("c", "cancelled"), ("d", "won"),
     ]  # fmt: skip
     assert record.hedge_cost_pico_usd == 2 * prompt_of(stream=stream) * INPUT

@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from gateway.auth.keys import KeyIndex
+from gateway.core.call import AttemptNote
 from gateway.store import calls, db, keys
 from gateway.store.calls import CallRecord
 from gateway.store.db import Store
@@ -74,7 +75,7 @@ async def test_a_record_arrives_with_every_field(store: Store, path: Path, nurse
     await nursery.start(store.run)
     full = CallRecord(
         "gen-1", "req-1", 1_700_000_000.25, OPERATOR, "key_1", "laptop", "chat", "express", True, "openai/gpt-4o",
-        "openai", "gpt-4o-2024-08-06", (("groq", "connect", 0, 1.5), ("openai", "won", 200, 80.25)), 200, "",
+        "openai", "gpt-4o-2024-08-06", (AttemptNote("groq", "connect", 0, 1.5), AttemptNote("openai", "won", 200, 80.25)), 200, "",
         "complete", 11, 3, 42, 7, True, 2_500_000, 1_000_000, 81.5, 900.125, 512, 4096,
     )  # fmt: skip
     store.put(full)
@@ -295,7 +296,7 @@ async def test_each_call_is_one_line_of_json(path: Path) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(store.run)
             first = record(0)
-            first.attempts = (("sim", "won", 200, 1.25),)
+            first.attempts = (AttemptNote("sim", "won", 200, 1.25),)
             store.put(first)
             for number in range(1, 40):
                 store.put(record(number))

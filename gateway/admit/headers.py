@@ -6,20 +6,23 @@ Names and durations as in OpenAI's guide "Rate limits in headers" (platform.open
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.admit.limits import Standing
+
+_NAMES: Final = [
+    (b"x-ratelimit-limit-" + dimension, b"x-ratelimit-remaining-" + dimension, b"x-ratelimit-reset-" + dimension)
+    for dimension in (b"requests", b"tokens")
+]
 
 
 def ratelimit_headers(standing: Standing) -> list[tuple[bytes, bytes]]:
     """The three fields of each dimension that has a limit, requests before tokens."""
     fields = []
-    for dimension, allowance in ((b"requests", standing.requests), (b"tokens", standing.tokens)):
+    for (limit, remaining, reset), allowance in zip(_NAMES, standing, strict=True):
         if allowance is not None:
-            limit, remaining, reset_ms = allowance
-            fields += [
-                (b"x-ratelimit-limit-" + dimension, b"%d" % limit),
-                (b"x-ratelimit-remaining-" + dimension, b"%d" % remaining),
-                (b"x-ratelimit-reset-" + dimension, duration(reset_ms)),
-            ]
+            of, left, reset_ms = allowance
+            fields += [(limit, b"%d" % of), (remaining, b"%d" % left), (reset, duration(reset_ms))]
     return fields
 
 

@@ -81,7 +81,7 @@ class Ticket:
 
     def standing(self, now: float) -> Standing:
         """What the caller has left at `now`, under the limits the call was admitted with."""
-        pairs = ((counter, level) for counter, level, _requests, _tokens in self._holds)
+        pairs = [hold[:2] for hold in self._holds]
         return _standing(pairs, int(now * _NS), self._days, now + self._wall_ahead_s)
 
 
@@ -225,30 +225,34 @@ def _refusals(
 
 
 def _standing(pairs: Iterable[tuple[Counter, Level]], now_ns: int, days: Days, wall: float) -> Standing:
-    requests, tokens = [], []
+    requests: _Left | None = None
+    tokens: _Left | None = None
     for counter, level in pairs:
         rpm, rpd, tpm, _concurrency = level.limits
         if rpm is not None:
-            requests.append(_left(counter.requests_full_at_ns, level.request_ns, rpm, now_ns))
+            requests = _less(requests, _left(counter.requests_full_at_ns - now_ns, level.request_ns, rpm))
         if rpd is not None:
-            counter.turn(days.today)
+            if counter.day != days.today:
+                counter.turn(days.today)
             rest_ms = math.ceil(days.rest_s(wall) * 1000) if counter.calls_today else 0
-            requests.append((max(0, rpd - counter.calls_today), -rest_ms, rpd))
+            requests = _less(requests, (max(0, rpd - counter.calls_today), -rest_ms, rpd))
         if tpm is not None:
-            tokens.append(_left(counter.tokens_full_at_ns, level.token_ns, tpm, now_ns))
-    return Standing(_least(requests), _least(tokens))
+            tokens = _less(tokens, _left(counter.tokens_full_at_ns - now_ns, level.token_ns, tpm))
+    return Standing(_allowance(requests), _allowance(tokens))
 
 
 _Left = tuple[int, int, int]  # what remains, less the milliseconds until it is whole again, and the limit: least first
 
 
-def _left(full_at_ns: int, unit_ns: int, limit: int, now_ns: int) -> _Left:
-    missing_ns = max(0, full_at_ns - now_ns)
-    return max(0, unit_ns * limit - missing_ns) // unit_ns, -missing_ns // gcra.NS_PER_MS, limit
+def _left(missing_ns: int, unit_ns: int, limit: int) -> _Left:
+    if missing_ns <= 0:
+        return limit, 0, limit
+    return max(0, limit - -(-missing_ns // unit_ns)), -missing_ns // gcra.NS_PER_MS, limit
 
 
-def _least(left: list[_Left]) -> Allowance | None:
-    if not left:
-        return None
-    remaining, reset_ms, limit = min(left)
-    return Allowance(limit, remaining, -reset_ms)
+def _less(least: _Left | None, left: _Left) -> _Left:
+    return left if least is None or left < least else least
+
+
+def _allowance(left: _Left | None) -> Allowance | None:
+    return None if left is None else Allowance(left[2], left[0], -left[1])

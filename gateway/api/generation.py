@@ -12,9 +12,10 @@ from quart import Response
 from gateway.api.books import ApiControl
 from gateway.api.session import Query, Session, answer
 from gateway.api.shapes import iso, usd
+from gateway.core.call import AttemptNote
 from gateway.errors import BadRequest, NotFound
 from gateway.store import generations
-from gateway.store.calls import AttemptNote, CallRecord
+from gateway.store.calls import CallRecord
 from gateway.store.schema import OPERATOR
 
 _API_TYPES = {"chat": "completions", "embeddings": "embeddings"}  # our routes in OpenRouter's words
@@ -102,12 +103,11 @@ def generation_object(record: CallRecord, *, operator: bool) -> dict[str, object
 
 
 def _attempt(note: AttemptNote, model: str) -> dict[str, object]:
-    provider, outcome, status, latency_ms = note
     return {
-        "provider_name": provider,
-        "status": status or None,
-        "latency": latency_ms,
+        "provider_name": note.provider,
+        "status": note.status or None,
+        "latency": note.ms,
         "is_byok": False,
         "model_permaslug": model,
-        "outcome": outcome,
+        "outcome": note.outcome,
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
+
 from gateway.config import Offer, OnDisconnect, Quirks
 from gateway.core.usage import Usage
 
@@ -35,14 +37,13 @@ class Attempt:
     api_key: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptNote:
+class AttemptNote(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What became of one attempt: for the record, the metrics and the message when all fail."""
 
     provider: str
     outcome: str
-    status: int
-    duration_s: float
+    status: int  # 0: no answer
+    ms: float
     cost_pico_usd: int = 0  # estimated, of one that was cancelled because another won
 
 

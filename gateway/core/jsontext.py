@@ -16,6 +16,7 @@ _MARK = b'"\\u0000probe'  # one decode tells which match is the top-level one, h
 _NULL = msgspec.Raw(b"null")
 SMALL_BYTES_MAX = 256 * 1024
 KEYS_MAX = 100_000
+_KEY = b'"model"'
 _MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*"|null)')
 
 
@@ -68,9 +69,9 @@ def model_span(text: bytes, *, has_model: bool = False) -> tuple[int, int] | Non
     `has_model` says that a decode has shown the key to be there with a string value, which saves another. None too
     when that value is neither a string nor null, or the key is written with escapes.
     """
+    if has_model and (span := _only_span(text)) is not None:
+        return span
     spans = [match.span(1) for match in _MODEL.finditer(text)]
-    if len(spans) == 1 and has_model and b"\\u" not in text:
-        return spans[0]  # there is a top-level key, and but one way it can have been written
     parts: list[bytes] = []
     at = 0
     for index, (start, end) in enumerate(spans):
@@ -83,3 +84,12 @@ def model_span(text: bytes, *, has_model: bool = False) -> tuple[int, int] | Non
     except (msgspec.DecodeError, RecursionError):
         return None
     return spans[int(found[len(_MARK) : -1])] if found.startswith(_MARK) else None
+
+
+def _only_span(text: bytes) -> tuple[int, int] | None:
+    """The value of the one `model` key of a text that has a top-level one: written without escapes, found but once."""
+    at = text.find(_KEY)
+    if at < 0 or text.find(_KEY, at + 1) >= 0 or (b"\\" in text and b"\\u" in text):
+        return None
+    found = _MODEL.match(text, at)
+    return found.span(1) if found else None

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 TOKENS_MAX = 10**9  # a thousand times the longest context on sale; more is a broken report
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens as billed. `cached` (read from a cache) and `cache_write` (written to one) are parts of `prompt`,
     `reasoning` is part of `completion`.
     """
@@ -116,7 +116,7 @@ def estimate_prompt_tokens(body: bytes) -> int:
     """
     if len(body) > _EXACT_BYTES_MAX and not any(map(_is_like_base64, _windows(body))):
         return _text_tokens(body)  # whatever media there is, is small beside the text
-    if _URL_MARK not in body and _AUDIO_MARK not in body:
+    if (b";" not in body or _URL_MARK not in body) and _AUDIO_MARK not in body:  # one byte is found ten times as fast
         return _text_tokens(body)
     texts, tokens = _cut(body, _data_urls(body))
     for text in texts:
@@ -178,7 +178,7 @@ def _text_tokens(text: bytes) -> int:
     if not size:
         return 0
     sample = text if size <= _EXACT_BYTES_MAX else b"".join(_windows(text))
-    escapes = sample.count(b"\\u")
+    escapes = sample.count(b"\\u") if b"\\" in sample else 0
     rest = sample.translate(None, _ASCII_BUT_DIGITS)
     other = 0 if rest.isascii() else len(rest.translate(None, _DIGITS))
     digits = max(len(rest) - other - 4 * escapes, 0)

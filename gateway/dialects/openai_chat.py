@@ -117,19 +117,18 @@ def _field(
         raise BadRequest(f"`{name}` must be {wanted}", param=name) from None
 
 
-@dataclass(frozen=True, slots=True)
-class ChatAnswer:
+class ChatAnswer(msgspec.Struct, frozen=True):
     """A whole answer, ready for the client, and what it said of itself."""
 
     body: bytes
     usage: Usage | None
     finish_reason: str | None
     id: str = ""
-    messages: tuple[bytes, ...] = ()
+    messages: tuple[msgspec.Raw, ...] = ()
 
     def estimate_completion(self) -> int:
         """How many tokens the answer may be, when nobody says it credibly."""
-        return sum(map(estimate_prompt_tokens, self.messages))
+        return sum(estimate_prompt_tokens(bytes(message)) for message in self.messages)
 
 
 class _Choice(msgspec.Struct):
@@ -161,7 +160,7 @@ def read_answer(body: bytes, model: str) -> ChatAnswer:
     usage = fields.get("usage")
     body = _with_model(without_cost(body, fields), fields, model)
     report = _usage(usage)
-    messages = tuple(bytes(choice.message) for choice in choices)
+    messages = tuple([choice.message for choice in choices])
     return ChatAnswer(body, report, choices[0].finish_reason, _id(fields.get("id")), messages)
 
 

@@ -6,7 +6,6 @@ other attempts. A failed or cancelled attempt has closed its socket by the time 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -98,15 +97,18 @@ async def _send_and_hear(runner: Runner, answer: Answer, body: bytes, sent: Call
     head = b"%b%d\r\n\r\n" % (answer.attempt.head, len(body))
     while True:
         transport = answer.lease.transport
-        with contextlib.suppress(TransportBroken):
-            with contextlib.suppress(TransportBroken):
+        raw = b""
+        try:
+            try:
                 await transport.send((head, body))
                 sent()
-            raw = (
-                await transport.receive()
-            )  # also after a broken send: a refusal may have come before the body was read
-            if raw:
-                return raw
+            except TransportBroken:
+                pass  # a refusal may have come before the body was read
+            raw = await transport.receive()
+        except TransportBroken:
+            pass
+        if raw:
+            return raw
         if not answer.lease.reused:
             raise AttemptFailed("no_answer")
         answer.lease.close()

@@ -29,7 +29,13 @@ def charge(usage: Usage, model: Model, offer: Offer, *, finished: bool) -> Charg
     Zero-completion insurance: a call without a completion token that has not `finished` (no finish reason came) costs
     the customer nothing; what the provider asks for it is ours to pay.
     """
-    return Charge(costs(usage, model, offer, finished=finished).total, price(usage, offer))
+    base = _base(model, offer)
+    if base is None or not (usage.completion or finished):
+        return Charge(_FREE, price(usage, offer))
+    if base is offer:
+        theirs = price(usage, offer)
+        return Charge(scale_up(theirs, model.markup), theirs)
+    return Charge(scale_up(price(usage, base), model.markup), price(usage, offer))
 
 
 def costs(usage: Usage, model: Model, offer: Offer, *, finished: bool) -> CostReport:

@@ -50,7 +50,7 @@ def believable(call: Call, usage: Usage) -> bool:
 def costs_of(call: Call, model: Model | None) -> Costs:
     """What an ended call cost. `model` is None for a call that did not get as far as naming one."""
     usage, winner = usage_of(call), call.winner
-    hedge = sum(note.cost_pico_usd for note in call.attempts)
+    hedge = sum([note.cost_pico_usd for note in call.attempts])
     if winner is None or model is None:
         return Costs(usage, 0, 0, hedge)
     customer, provider = charge(usage, model, winner.offer, finished=call.finish_reason is not None)
@@ -98,7 +98,7 @@ def record_of(call: Call, total: Costs, now: float, *, hold: int = 0) -> CallRec
         model=call.model,
         provider=winner.provider if winner is not None else "",
         upstream_model=winner.offer.model if winner is not None else "",
-        attempts=tuple((note.provider, note.outcome, note.status, note.duration_s * 1000) for note in call.attempts),
+        attempts=tuple(call.attempts),
         status=call.status,
         code=call.code,
         ended=call.ended,

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 import msgspec
 import orjson
 
+from gateway.core.call import AttemptNote
 from gateway.store import bulk
 
 SqlValue = str | int | float | None
 Row = tuple[SqlValue, ...]
-AttemptNote = tuple[str, str, int, float]  # provider, outcome, status (0: no answer), ms
 
 _MODEL_CHARS_MAX = 256  # the one field whose length a caller chooses
 _INT64_MAX = 2**63 - 1
@@ -71,6 +71,7 @@ COLUMNS: tuple[str, ...] = CallRecord.__struct_fields__
 _MODEL = COLUMNS.index("model")
 _ATTEMPTS = COLUMNS.index("attempts")
 
+_ENCODE = msgspec.json.Encoder().encode
 _LINE_HEAD = b'{"event":"call","level":"info",'
 
 # What a value that no column can hold raises, across Python versions. Never a state of the file or the disk.
@@ -98,8 +99,17 @@ def row(record: CallRecord) -> Row:
     return tuple(values)
 
 
-def log_line(values: Row) -> bytes:
-    """Render a row as one line of JSON with its newline: the structured log of the call. About 2 us."""
+def log_line(record: CallRecord) -> bytes:
+    """Render a record as one line of JSON with its newline: the structured log of the call. About 1 us."""
+    if len(record.model) <= _MODEL_CHARS_MAX:
+        try:
+            return b"%b%b\n" % (_LINE_HEAD, _ENCODE(record)[1:])
+        except (UnicodeEncodeError, OverflowError):
+            pass
+    return _log_line(storable(row(record)))
+
+
+def _log_line(values: Row) -> bytes:
     entry: dict[str, SqlValue | orjson.Fragment] = dict(zip(COLUMNS, values, strict=True))
     entry["attempts"] = orjson.Fragment(str(values[_ATTEMPTS]))
     return _LINE_HEAD + orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)[1:]
@@ -124,10 +134,7 @@ def _storable_value(value: SqlValue) -> SqlValue:
 
 
 def _attempts_json(attempts: tuple[AttemptNote, ...]) -> str:
-    notes = [
-        {"provider": name, "outcome": outcome, "status": status, "ms": ms} for name, outcome, status, ms in attempts
-    ]
     try:
-        return orjson.dumps(notes).decode()
-    except TypeError:  # an integer past 64 bits or half a surrogate pair; the slower encoder takes both
-        return json.dumps(notes)
+        return _ENCODE(attempts).decode()
+    except (UnicodeEncodeError, OverflowError):  # half a surrogate pair, or an integer past 64 bits
+        return json.dumps([msgspec.to_builtins(note) for note in attempts])

@@ -324,7 +324,7 @@ class Store:
         finally:
             if self.queued and self._log_fd is not None:
                 # What the disk refuses to the very end is at least in the log.
-                lines.write_calls(self._log_fd, [calls.row(record) for record in self._outbox.unlogged()])
+                lines.write_calls(self._log_fd, self._outbox.unlogged())
                 lines.write_event(self._log_fd, "records_not_stored", "error", count=self.queued)
 
     async def _failed(self, trouble: Trouble, exc: sqlite3.Error) -> float:
@@ -357,7 +357,7 @@ class Store:
         outbox = self._outbox
         rows = [calls.row(record) for record in outbox.records]
         if self._log_fd is not None and self._log_calls and not outbox.logged:
-            self.lines_lost += lines.write_calls(self._log_fd, rows)
+            self.lines_lost += lines.write_calls(self._log_fd, outbox.records)
         outbox.logged, again, outbox.tried = True, outbox.tried, True
         for gen_id in batch.write(conn, outbox.records, rows, again=again):
             self.records_refused += 1

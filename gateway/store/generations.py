@@ -6,17 +6,10 @@ import sqlite3
 
 import msgspec
 
+from gateway.core.call import AttemptNote
 from gateway.store.calls import COLUMNS, CallRecord
 
-
-class _Attempt(msgspec.Struct, frozen=True):
-    provider: str
-    outcome: str
-    status: int
-    ms: float
-
-
-_ATTEMPTS = msgspec.json.Decoder(tuple[_Attempt, ...])
+_ATTEMPTS = msgspec.json.Decoder(tuple[AttemptNote, ...])
 
 
 def find(conn: sqlite3.Connection, gen_id: str, account_id: str) -> CallRecord:
@@ -27,6 +20,5 @@ def find(conn: sqlite3.Connection, gen_id: str, account_id: str) -> CallRecord:
     if row is None:
         raise KeyError(gen_id)
     values = dict(zip(COLUMNS, row, strict=True))
-    notes = tuple((note.provider, note.outcome, note.status, note.ms) for note in _ATTEMPTS.decode(values["attempts"]))
     flags = {name: bool(values[name]) for name in ("stream", "usage_estimated")}
-    return CallRecord(**(values | flags | {"attempts": notes}))
+    return CallRecord(**(values | flags | {"attempts": _ATTEMPTS.decode(values["attempts"])}))

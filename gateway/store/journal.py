@@ -158,14 +158,14 @@ class Journal:
 
 def render(record: CallRecord) -> bytes:
     """One line, at most LINE_BYTES_MAX."""
-    text = orjson.dumps(values_of(record))
+    text = orjson.dumps(values_of(record), default=msgspec.to_builtins)
     if len(text) > LINE_BYTES_MAX - 10:
         record = msgspec.structs.replace(record)
         record.attempts = record.attempts[-_ATTEMPTS_KEPT:]
         record.model, record.key_name = record.model[:64], record.key_name[:64]
         record.upstream_model, record.upstream_id = record.upstream_model[:64], record.upstream_id[:64]
         record.finish_reason = (record.finish_reason or "")[:64]
-        text = orjson.dumps(values_of(record))
+        text = orjson.dumps(values_of(record), default=msgspec.to_builtins)
     return b"%08x %b\n" % (crc32(text), text)
 
 

@@ -17,6 +17,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from gateway.core.money import PicoUsd
 from gateway.store import bulk
 from gateway.store.calls import CallRecord
@@ -24,7 +26,7 @@ from gateway.store.calls import CallRecord
 CALL = "call"  # the kind that only the serving process writes, and has applied before it writes
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, frozen=True, gc=False):
     """One row: a book, whose it is (an account, a provider or ""), and pico-USD."""
 
     book: str
@@ -33,7 +35,7 @@ class Line(NamedTuple):
     memo: str = ""
 
 
-class EntrySet(NamedTuple):
+class EntrySet(msgspec.Struct, frozen=True, gc=False):
     """Lines that sum to zero. `at` is Unix seconds."""
 
     id: str
@@ -92,11 +94,12 @@ def write(conn: sqlite3.Connection, sets: Sequence[EntrySet]) -> None:
     """
     rows: list[tuple[object, ...]] = []
     changed: dict[tuple[str, str], int] = {}
-    for set_id, kind, at, lines in sets:
-        total = 0
-        for number, (book, owner, amount, memo) in enumerate(lines):
+    for entries in sets:
+        set_id, kind, at, total = entries.id, entries.kind, entries.at, 0
+        for number, line in enumerate(entries.lines):
+            book, owner, amount = line.book, line.owner, line.amount
             total += amount
-            rows.append((set_id, number, kind, book, owner, amount, at, memo))
+            rows.append((set_id, number, kind, book, owner, amount, at, line.memo))
             changed[book, owner] = changed.get((book, owner), 0) + amount
         if total:
             raise ValueError(f"entry set {set_id} does not sum to zero")

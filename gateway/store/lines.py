@@ -10,31 +10,24 @@ from __future__ import annotations
 import os
 import select
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import orjson
 
-from gateway.store.calls import Row, log_line, storable
+from gateway.store.calls import CallRecord, log_line
 
 _ATOMIC_BYTES = select.PIPE_BUF  # 4096 on Linux: 5 to 8 lines
 _STALL_MS = 100
 
 
-def write_calls(fd: int, rows: Sequence[Row]) -> int:
-    """Write one line for each row; return how many lines a stalled or closed reader cost."""
-    return _write(fd, [_line(values) for values in rows])
+def write_calls(fd: int, records: Iterable[CallRecord]) -> int:
+    """Write one line for each call; return how many lines a stalled or closed reader cost."""
+    return _write(fd, [log_line(record) for record in records])
 
 
 def write_event(fd: int, event: str, level: str, **details: str | float) -> None:
     """Write one line about the store itself. Details hold no secrets."""
     _write(fd, [orjson.dumps({"event": event, "level": level, **details}, option=orjson.OPT_APPEND_NEWLINE)])
-
-
-def _line(values: Row) -> bytes:
-    try:
-        return log_line(values)
-    except TypeError:
-        return log_line(storable(values))
 
 
 def _write(fd: int, lines: Sequence[bytes]) -> int:

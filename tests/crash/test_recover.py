@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.call import AttemptNote
 from gateway.core.money import PicoUsd
 from gateway.datadir import open_data_dir
 from gateway.store import accounts, batch, calls, credit, journal, ledger, opening
@@ -182,8 +183,10 @@ def test_a_damaged_line_costs_that_call_and_is_told(tmp_path: Path) -> None:
 
 def test_a_line_is_the_call(tmp_path: Path) -> None:
     """Whatever a record holds comes back, also when it has to be shortened."""
-    plain = paid(1, attempts=(("a", "won", 200, 1.5),), finish_reason="stop", upstream_id="x", idempotency="ab" * 32)
-    long = paid(2, model="m" * 5000, attempts=tuple(("p" * 64, "status_500", 500, 1.0) for _ in range(60)))
+    plain = paid(
+        1, attempts=(AttemptNote("a", "won", 200, 1.5),), finish_reason="stop", upstream_id="x", idempotency="ab" * 32
+    )
+    long = paid(2, model="m" * 5000, attempts=tuple(AttemptNote("p" * 64, "status_500", 500, 1.0) for _ in range(60)))
     path = tmp_path / "000000000001.log"
     path.write_bytes(render(plain) + render(long) + bytes(100))
     found, damaged = journal.read(path)
