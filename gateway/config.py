@@ -7,11 +7,12 @@ resolving key variables is `gateway.configfile`; nothing below reads the environ
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
-from gateway.core.money import PicoUsd
+from gateway.core.money import PICO_PER_USD, PicoUsd
+from gateway.core.routing import RaceMode
 
 MIB = 1024 * 1024
 
@@ -48,12 +49,55 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Race(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[race]`: when a second provider may start before the first has failed (a hedge)."""
+    """`[race]`: when a second provider may start before the first has failed (a hedge), and how often to retry.
+
+    The retry budget is of each provider: `retry_share_max` of the calls sent to it, on top of `retries_per_s_min`. Its
+    defaults are Finagle's (finagle.github.io/blog/2016/02/08/retry-budgets).
+    """
 
     hedge: Literal["off", "delay", "adaptive"] = "off"
     hedge_delay_s: float = 1.0
     hedge_share_max: float = 0.05
     attempts_max: int = 6
+    hedge_usd_per_day: PicoUsd = PicoUsd(PICO_PER_USD)  # of each account: what its losers may cost in a day
+    hedge_delay_min_s: float = 0.05  # the adaptive delay is never shorter
+    retry_share_max: float = 0.2
+    retries_per_s_min: float = 10.0
+
+
+class Routing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[routing]`: how long a conversation stays with its provider, and whether idle providers are probed."""
+
+    affinity_s: float = 600.0  # after a conversation's last call; 0: no affinity
+    affinity_conversations_max: int = 100_000  # conversations remembered at once
+    probe_every_s: float = 0.0  # 0: no active probing, health is learnt from calls alone
+
+
+AutoClass = Literal[
+    "tool_call",
+    "trivial",
+    "simple_qa",
+    "coding",
+    "math_reasoning",
+    "deep_analysis",
+    "creative",
+    "instruction",
+    "complex_chat",
+    "general",
+]
+AUTO_CLASSES: Final[tuple[AutoClass, ...]] = get_args(AutoClass)
+"""What the auto router sorts a request into (BazaarLink's ten)."""
+
+
+class Auto(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[auto]`: the models of each class, by canonical id, in the order they are tried.
+
+    A table that is not empty has `general`, the pool of the classes it does not name. Empty: that router is not served.
+    Models of the sim provider are in it only while no real model can be served at all (`gateway.configfile.auto`).
+    """
+
+    pools: dict[str, tuple[str, ...]] = {}  # of `auto`
+    free_pools: dict[str, tuple[str, ...]] = {}  # of `auto:free`; every model in it has the price "free"
 
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,6 +143,8 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     headers: dict[str, str] = {}
     quirks: Quirks = Quirks()
     ca_file: str | None = None
+    collects_data: bool = True  # keeps prompts or learns from them, or nobody says; `data_collection: "deny"` excludes
+    zdr: bool = False  # zero data retention: keeps nothing once it has answered; never with `collects_data`
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,22 +161,40 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request: PicoUsd = PicoUsd(0)
 
 
+Quantization = Literal[
+    "int4", "int8", "fp4", "mxfp4", "nvfp4", "fp6", "fp8", "mxfp8", "fp16", "bf16", "fp32", "unknown"
+]
+"""OpenRouter's names for the precision of the weights (openrouter.ai/docs/guides/routing/provider-selection)."""
+
+
 class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one provider asks of us for one model. Prices as in `Price`."""
+    """What one provider asks of us for one model, and what it can do. Prices as in `Price`."""
 
     provider: str
     model: str
     input: PicoUsd
     output: PicoUsd
     cached_input: PicoUsd | None = None  # None: cached prompt tokens cost what prompt tokens cost
-    supports: frozenset[str] | None = None  # None: all of chat; else of SUPPORTS in gateway.configfile.models
+    supports: frozenset[str] | None = None  # None: all of chat; else of SUPPORTS in gateway.configfile.offers
     cache_write: PicoUsd | None = None
     reasoning: PicoUsd | None = None
     request: PicoUsd = PicoUsd(0)
+    quantization: Quantization | None = None  # None: nobody says, which is "unknown"
+    context_window: int | None = None  # in tokens; None: the model's
+    completion_tokens_max: int | None = None  # in tokens; None: the model's
+    parameters: frozenset[str] | None = None  # request fields it takes; None: all
+    tag: str = ""  # a variant or region: the offer's slug is `provider/tag`, which its base slug `provider` names too
+
+
+class ModelRace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`race = { mode = "hedge", max_extra_cost = "0.01" }` of a model: what a call has that does not say its own."""
+
+    mode: RaceMode  # "all" starts every lane at once
+    max_extra_cost: PicoUsd | None = None  # of one call's losers; None: no bound but race.hedge_usd_per_day
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One catalogue entry: our id, and who can serve it, in order of preference."""
+    """One catalogue entry: our id, and who can serve it."""
 
     id: str
     offers: tuple[Offer, ...]
@@ -142,6 +206,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price: Price | Literal["free"] | None = None  # what a customer pays; None: what the provider asks, and the markup
     markup: tuple[int, int] = (0, 1)  # a fraction, numerator and denominator: "0.25" is (1, 4)
     completion_tokens_max: int | None = None  # what the model can answer with at most, when the vendor says
+    balance: Literal["price", "order"] = "price"  # offers by the inverse square of their price, or as they are listed
+    race: ModelRace | None = None  # None: as [race] has it
 
     @property
     def owned_by(self) -> str:
@@ -198,6 +264,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: Server = Server()
     timeouts: Timeouts = Timeouts()
     race: Race = Race()
+    routing: Routing = Routing()
+    auto: Auto = Auto()
     upstream: Upstream = Upstream()
     sim: Sim = Sim()
     log: Log = Log()

@@ -8,9 +8,25 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.config import Log, Model, Offer, Price, Race, Server, Sim, Timeouts, Upstream
+from gateway.config import (
+    AUTO_CLASSES,
+    Config,
+    Log,
+    Model,
+    ModelRace,
+    Offer,
+    Price,
+    Provider,
+    Race,
+    Routing,
+    Server,
+    Sim,
+    Timeouts,
+    Upstream,
+)
 from gateway.configfile import load, parse
 from gateway.configfile.lines import Lines, dotted
+from gateway.core.money import PicoUsd
 from gateway.providers.presets import load_presets
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
@@ -25,8 +41,8 @@ def test_the_shipped_file_loads_without_any_key() -> None:
 
 def test_the_shipped_file_states_the_defaults() -> None:
     config = load(SHIPPED, environ={})
-    sections = (config.server, config.timeouts, config.race, config.upstream, config.sim, config.log)
-    assert sections == (Server(), Timeouts(), Race(), Upstream(), Sim(), Log())
+    sections = (config.server, config.timeouts, config.race, config.routing, config.upstream, config.sim, config.log)
+    assert sections == (Server(), Timeouts(), Race(), Routing(), Upstream(), Sim(), Log())
     text = SHIPPED.read_text("utf-8")
     for section in sections:
         for field in msgspec.structs.fields(section):
@@ -63,6 +79,60 @@ def test_the_shipped_file_explains_every_price_with_an_example_that_loads() -> N
     assert (model.markup, model.completion_tokens_max, model.price.request) == ((1, 4), 16_384, 10**9)
     assert (model.offers[0].cache_write, model.offers[0].reasoning) == (3_125_000, 15_000_000)
     assert model.price.reasoning is None
+    assert (model.balance, model.race) == ("order", ModelRace("hedge", PicoUsd(10**10)))
+    assert (model.offers[1].tag, model.offers[1].quantization, model.offers[1].context_window) == (
+        "us-east5",
+        "fp8",
+        64_000,
+    )
+
+
+def test_the_shipped_file_explains_every_key_of_a_provider() -> None:
+    text = SHIPPED.read_text("utf-8")
+    explained = text[text.index("\n# Providers. ") : text.index("\n[providers.openai]")]
+    derived = {"name", "api_keys", "disabled_why", "quirks"}
+    for key in {field.encode_name for field in msgspec.structs.fields(Provider)} - derived:
+        assert f"\n#   {key} = " in explained, key
+
+
+def served_by_auto(config: Config) -> dict[str, list[str]]:
+    """For each class of the auto router, the models of its pool that an enabled provider serves."""
+    pools = config.auto.pools
+    return {
+        kind: [
+            name
+            for name in pools.get(kind, pools["general"])
+            if any(config.providers[offer.provider].enabled for offer in config.models[name].offers)
+        ]
+        for kind in AUTO_CLASSES
+    }
+
+
+def test_without_any_key_the_auto_router_answers_with_the_sim_provider() -> None:
+    config = load(SHIPPED, environ={})
+    assert served_by_auto(config) == {kind: ["sim/words"] for kind in AUTO_CLASSES}
+    assert config.auto.free_pools == {"general": ("sim/words",)}
+    assert config.models["sim/words"].price == "free"
+
+
+CHAT_PROVIDERS = sorted(
+    {
+        offer.provider
+        for model in load(SHIPPED, environ={}).models.values()
+        for offer in model.offers
+        if offer.provider != "sim" and "embeddings" not in (offer.supports or ())
+    }
+)
+
+
+@pytest.mark.parametrize("name", CHAT_PROVIDERS)
+def test_each_key_alone_serves_every_class_of_the_auto_router_with_real_models(name: str) -> None:
+    variable = load_presets()[name].api_key_env
+    config = load(SHIPPED, environ={variable or "": "k"})
+    for kind, names in served_by_auto(config).items():
+        assert names, kind
+    assert not any("sim/words" in pool for pool in config.auto.pools.values())
+    assert config.auto.free_pools == {}
 
 
 _SEEDS = """

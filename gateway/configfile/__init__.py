@@ -17,11 +17,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from gateway.config import Config, Ledger, Limits, Log, Plan, Race, Server, Sim, Timeouts, Upstream
+from gateway.config import Config, Ledger, Limits, Log, Plan, Race, Routing, Server, Sim, Timeouts, Upstream
+from gateway.configfile.auto import read_auto
 from gateway.configfile.lines import syntax_error_line
 from gateway.configfile.models import read_models
+from gateway.configfile.prices import read_usd
 from gateway.configfile.providers import read_providers
 from gateway.configfile.read import ConfigError, Problem, Report, Table
+from gateway.core.money import PicoUsd
 
 __all__ = ["ConfigError", "Problem", "load", "parse"]
 
@@ -31,8 +34,17 @@ DAY_S = 86_400.0
 
 _BIND = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?):(\d{1,5})")
 _PLAN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_MAY_BE_ZERO = frozenset({"grace_s", "keepalive_s", "hedge_delay_s", "first_token_s", "token_gap_s", "hedge_share_max"})
-_AT_MOST = {"hedge_share_max": 1.0, "attempts_max": 64, "h2_streams_max": 65_535}
+_MAY_BE_ZERO = frozenset(
+    {"grace_s", "keepalive_s", "first_token_s", "token_gap_s", "affinity_s", "probe_every_s"}
+    | {"hedge_delay_s", "hedge_delay_min_s", "hedge_share_max", "retry_share_max", "retries_per_s_min"}
+)
+_AT_MOST = {
+    "hedge_share_max": 1.0,
+    "retry_share_max": 1.0,
+    "retries_per_s_min": 1e6,
+    "attempts_max": 64,
+    "h2_streams_max": 65_535,
+}
 _COUNT_MAX = 1 << 40  # of bytes, connections, words: beyond it a number is a slip of the pen
 
 
@@ -73,11 +85,14 @@ def _config(root: Table, path: str, environ: Mapping[str, str]) -> Config:
     server = _server(root.table("server"))
     sim = _section(root.table("sim"), Sim())
     providers = read_providers(root.table("providers"), sim, environ)
+    models = read_models(root.tables("models"), providers)
     config = Config(
         path=path,
         server=server,
         timeouts=_section(root.table("timeouts"), Timeouts()),
         race=_section(root.table("race"), Race()),
+        routing=_section(root.table("routing"), Routing()),
+        auto=read_auto(root.table("auto"), models, providers),
         upstream=_section(root.table("upstream"), Upstream()),
         sim=sim,
         log=_section(root.table("log"), Log()),
@@ -85,7 +100,7 @@ def _config(root: Table, path: str, environ: Mapping[str, str]) -> Config:
         ledger=_section(root.table("ledger"), Ledger()),
         plans=_plans(root.table("plans")),
         providers=providers,
-        models=read_models(root.tables("models"), providers),
+        models=models,
     )
     root.close()
     return config
@@ -113,10 +128,10 @@ def _section(table: Table, defaults: S) -> S:
     """Read a flat table into the struct of its defaults: types from the struct, ranges from the names' units."""
     given: dict[str, object] = {}
     for field in msgspec.structs.fields(defaults):
-        value = table.get(field.encode_name, field.type)
+        value = _flat_value(table, field)
         if value is None:
             continue
-        wrong = _range_fault(field.encode_name, value)
+        wrong = "" if field.type is PicoUsd else _range_fault(field.encode_name, value)
         if wrong:
             table.problem(field.encode_name, f"bad value: {wrong}")
         elif isinstance(value, str) and not value.strip():
@@ -127,6 +142,12 @@ def _section(table: Table, defaults: S) -> S:
     return msgspec.structs.replace(defaults, **given)
 
 
+def _flat_value(table: Table, field: msgspec.structs.FieldInfo) -> object:
+    if field.type is PicoUsd:
+        return read_usd(table, field.encode_name)
+    return table.get(field.encode_name, field.type)
+
+
 def _range_fault(name: str, value: object) -> str:
     """What is wrong with a number, "" if nothing. Seconds end in `_s`; every other number counts something."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -135,7 +156,9 @@ def _range_fault(name: str, value: object) -> str:
     most = _AT_MOST.get(name, DAY_S if name.endswith("_s") else _COUNT_MAX)
     if least <= value <= most and (value > 0 or name in _MAY_BE_ZERO):
         return ""
-    unit = " seconds" if name.endswith("_s") else " bytes" if "bytes" in name else ""
+    unit = (
+        " seconds" if name.endswith("_s") else " bytes" if "bytes" in name else " a second" if "_per_s" in name else ""
+    )
     above = "at least 0" if name in _MAY_BE_ZERO else "at least 1" if least else "more than 0"
     return f"{value:g} must be {above} and at most {most:.15g}{unit}"
 

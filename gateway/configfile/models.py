@@ -1,25 +1,24 @@
-"""`[[models]]`: the catalogue, each model with the priced offers that can serve it.
+"""`[[models]]`: the catalogue, each model with the offers that can serve it.
 
-Every offer has a price: a free one says `input = "0"`. What a customer pays is the model's business (`price`,
-`markup`). Ids under `sim/` belong to the sim provider, and only those: a real model never falls back to it.
+What a customer pays is the model's business (`price`, `markup`); what a provider asks is its offer's. Ids under `sim/`
+belong to the sim provider, and only those: a real model never falls back to it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Final, Literal, get_args
 
-from gateway.config import Model, Offer, Provider
-from gateway.configfile.prices import read_customer_price, read_markup, read_rates
-from gateway.configfile.providers import SIM
-from gateway.configfile.read import Table, did_you_mean
-from gateway.providers.presets import load_presets
+from gateway.config import Model, ModelRace, Provider
+from gateway.configfile.offers import read_offers, read_tokens
+from gateway.configfile.prices import read_customer_price, read_markup, read_usd
+from gateway.configfile.read import Table
+from gateway.core.routing import RaceMode
 
-SUPPORTS = frozenset({"stream", "tools", "images", "json_schema", "embeddings"})
-"""What an offer can be limited to. One that lists `embeddings` serves embeddings and no chat."""
-
-CONTEXT_WINDOW_MAX = 1 << 31
-
+_RACE_MODES: Final[tuple[RaceMode, ...]] = get_args(RaceMode)
+_BALANCES: Final[tuple[Literal["price", "order"], ...]] = ("price", "order")
+_AUTO = ("auto", "auto:free")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._:-]*")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 
@@ -50,38 +49,39 @@ def _model(table: Table, providers: Mapping[str, Provider]) -> Model | None:
         table.problem("id", f'bad value: {model_id!r} must be author/slug, such as "openai/gpt-4o"')
         model_id = None
     window = _context_window(table)
-    answer_max = _completion_tokens_max(table)
+    answer_max = read_tokens(table, "completion_tokens_max")
     aliases = _aliases(table, model_id)
     created = table.get("created", int) or 0
     if created < 0:
         table.problem("created", "bad value: must be a Unix time in seconds, at least 0")
     name = table.text("name") or ""
     description = table.get("description", str) or ""
-    offers = _offers(table, model_id, providers)
+    offers = read_offers(table, model_id, providers)
     price, markup = read_customer_price(table), read_markup(table)
+    balance = table.choice("balance", _BALANCES) or "price"
+    race = _race(table)
     table.close()
     if model_id is None:
         return None
-    return Model(model_id, offers, window, aliases, created, name, description, price, markup, answer_max)
+    return Model(
+        model_id, offers, window, aliases, created, name, description, price, markup, answer_max, balance, race
+    )
 
 
 def _context_window(table: Table) -> int:
-    window = table.get("context_window", int)
-    if window is None:
-        if "context_window" not in table:
-            table.problem(None, "context_window is missing: give it in tokens")
-        return 0
-    if not 0 < window <= CONTEXT_WINDOW_MAX:
-        table.problem("context_window", f"bad value: must be in tokens, 1 to {CONTEXT_WINDOW_MAX}")
-    return window
+    if "context_window" not in table:
+        table.problem(None, "context_window is missing: give it in tokens")
+    return read_tokens(table, "context_window") or 0
 
 
-def _completion_tokens_max(table: Table) -> int | None:
-    limit = table.get("completion_tokens_max", int)
-    if limit is not None and not 0 < limit <= CONTEXT_WINDOW_MAX:
-        table.problem("completion_tokens_max", f"bad value: must be in tokens, 1 to {CONTEXT_WINDOW_MAX}")
-        return None
-    return limit
+def _race(table: Table) -> ModelRace | None:
+    inner = table.table("race")
+    mode = inner.choice("mode", _RACE_MODES)
+    max_extra_cost = read_usd(inner, "max_extra_cost")
+    if isinstance(table.raw("race"), dict) and "mode" not in inner:
+        inner.problem(None, f"mode is missing: one of {', '.join(_RACE_MODES)}")
+    inner.close()
+    return None if mode is None else ModelRace(mode, max_extra_cost)
 
 
 def _aliases(table: Table, model_id: str | None) -> tuple[str, ...]:
@@ -89,6 +89,8 @@ def _aliases(table: Table, model_id: str | None) -> tuple[str, ...]:
     for alias in aliases:
         if not _ALIAS.fullmatch(alias):
             table.problem("aliases", f"bad value: {alias!r} is no model name")
+        elif alias in _AUTO:
+            table.problem("aliases", f"bad value: {alias!r} names the auto router; see [auto.pools]")
         elif model_id is not None and alias.startswith("sim/") != model_id.startswith("sim/") and "/" in alias:
             table.problem("aliases", f"bad value: {alias!r}; names under sim/ belong to the sim provider's models")
     return aliases
@@ -105,75 +107,3 @@ def _claim_aliases(table: Table, models: Mapping[str, Model], taken: dict[str, s
             table.problem("aliases", f"duplicate name {alias!r}: already {owner}")
         taken[alias] = "an alias"
     taken[model.id] = "claimed"
-
-
-def _offers(table: Table, model_id: str | None, providers: Mapping[str, Provider]) -> tuple[Offer, ...]:
-    offers: list[Offer] = []
-    seen: set[tuple[str, str]] = set()
-    tables = table.tables("offers")
-    if not tables and not (table.raw("offers")):
-        table.problem("offers" if "offers" in table else None, "no offers: a model needs at least one")
-    for inner in tables:
-        offer = _offer(inner, model_id, providers)
-        if offer is None:
-            continue
-        if (offer.provider, offer.model) in seen:
-            inner.problem(None, f"duplicate offer: {offer.provider} already offers {offer.model!r} here")
-        seen.add((offer.provider, offer.model))
-        offers.append(offer)
-    return tuple(offers)
-
-
-def _offer(table: Table, model_id: str | None, providers: Mapping[str, Provider]) -> Offer | None:
-    provider = _required_text(table, "provider")
-    model = _required_text(table, "model")
-    if provider is not None:
-        _check_provider(table, provider, model_id, providers)
-    rates = read_rates(table, "unpriced model")
-    supports = _supports(table)
-    table.close()
-    if provider is None or model is None or rates is None:
-        return None
-    return Offer(
-        provider,
-        model,
-        rates.input,
-        rates.output,
-        cached_input=rates.cached_input,
-        supports=supports,
-        cache_write=rates.cache_write,
-        reasoning=rates.reasoning,
-        request=rates.request,
-    )
-
-
-def _required_text(table: Table, key: str) -> str | None:
-    if table.raw(key) is None:
-        table.problem(None, f"{key} is missing")
-        return None
-    return table.text(key)
-
-
-def _check_provider(table: Table, name: str, model_id: str | None, providers: Mapping[str, Provider]) -> None:
-    if name not in providers:
-        if name in load_presets():
-            table.problem("provider", f"unknown provider {name!r}: it is a preset; add a [providers.{name}] table")
-        else:
-            table.problem("provider", f"unknown provider {name!r}{did_you_mean(name, providers)}")
-    elif model_id is not None and model_id.startswith("sim/") and name != SIM:
-        table.problem("provider", f"bad value: {model_id!r} may only be offered by the sim provider")
-    elif model_id is not None and not model_id.startswith("sim/") and name == SIM:
-        table.problem(
-            "provider", "bad value: the sim provider may only offer ids under sim/; a real model never uses it"
-        )
-
-
-def _supports(table: Table) -> frozenset[str] | None:
-    listed = table.get("supports", tuple[str, ...])
-    if listed is None:
-        return None
-    for word in listed:
-        if word not in SUPPORTS:
-            hint = did_you_mean(word, SUPPORTS) or f"; known are {', '.join(sorted(SUPPORTS))}"
-            table.problem("supports", f"bad value: {word!r}{hint}")
-    return frozenset(listed)

@@ -1,6 +1,6 @@
-"""The prices of `[[models]]`: what an offer costs us, and what a customer pays.
+"""Money in the file: the prices of `[[models]]` (what an offer costs us, what a customer pays), and amounts.
 
-Prices are decimal strings, because a float has no exact one: USD per 1M tokens, and USD per call for `request`.
+All are decimal strings, because a float has no exact one: USD per 1M tokens, USD per call for `request`, else USD.
 """
 
 from __future__ import annotations
@@ -61,6 +61,11 @@ def read_markup(table: Table) -> tuple[int, int]:
     return (0, 1) if markup is None else markup
 
 
+def read_usd(table: Table, key: str) -> PicoUsd | None:
+    """An amount of USD, at least 0; None when absent or reported."""
+    return _decimal(table, key, parse_usd, 'no amount; write USD, such as "0.01"')
+
+
 def _per_million(table: Table, key: str) -> PicoUsd | None:
     return _decimal(table, key, parse_price_per_million, 'no price; write USD per 1M tokens, such as "2.50"')
 
@@ -70,7 +75,7 @@ def _decimal(table: Table, key: str, parse: Callable[[str], _T], wanted: str) ->
     if value is None:
         return None
     if not isinstance(value, str):
-        table.problem(key, f'bad value: a price is a decimal string; write "{value}" in quotes')
+        table.problem(key, f'bad value: must be a decimal string; write "{value}" in quotes')
         return None
     if not _DECIMAL.fullmatch(value):
         table.problem(key, f"bad value: {value[:32]!r} is {wanted}")

@@ -37,10 +37,7 @@ _NO_PRESET = Preset(title="", base_url="", docs="", checked="", basis="")
 
 def read_providers(table: Table, sim: Sim, environ: Mapping[str, str]) -> dict[str, Provider]:
     """Every provider of the file, and `sim`. A provider with a problem is still returned, so that offers find it."""
-    why = "" if sim.enabled else "[sim] enabled = false"
-    providers = {
-        SIM: Provider(name=SIM, kind="sim", base_url="", api_keys=(), enabled=sim.enabled, disabled_why=why),
-    }
+    providers = {SIM: _sim(sim)}
     for name in table.names():
         if name == SIM:
             table.problem(name, "the sim provider is built in; set [sim] instead")
@@ -49,6 +46,19 @@ def read_providers(table: Table, sim: Sim, environ: Mapping[str, str]) -> dict[s
         else:
             providers[name] = _provider(name, table.table(name), environ)
     return providers
+
+
+def _sim(sim: Sim) -> Provider:
+    return Provider(
+        name=SIM,
+        kind="sim",
+        base_url="",
+        api_keys=(),
+        enabled=sim.enabled,
+        disabled_why="" if sim.enabled else "[sim] enabled = false",
+        collects_data=False,
+        zdr=True,
+    )
 
 
 def _provider(name: str, table: Table, environ: Mapping[str, str]) -> Provider:
@@ -63,6 +73,7 @@ def _provider(name: str, table: Table, environ: Mapping[str, str]) -> Provider:
     on_disconnect = _on_disconnect(table, preset)
     quirks = _quirks(table.table("quirks"), preset.quirks)
     ca_file = _ca_file(table)
+    collects_data, zdr = _data_policy(table)
     why = missing
     if enabled is False:
         why = "enabled = false"
@@ -80,6 +91,8 @@ def _provider(name: str, table: Table, environ: Mapping[str, str]) -> Provider:
         headers=headers,
         quirks=quirks,
         ca_file=ca_file,
+        collects_data=collects_data,
+        zdr=zdr,
     )
 
 
@@ -224,6 +237,14 @@ def _quirks(table: Table, preset: Quirks) -> Quirks:
         table.problem("auth_header", "bad value: not the name of a header that can carry a key")
     table.close()
     return msgspec.structs.replace(preset, **given)
+
+
+def _data_policy(table: Table) -> tuple[bool, bool]:
+    """`collects_data` and `zdr`. Who keeps nothing collects nothing; of whom nobody says, we take it that they do."""
+    collects, zdr = table.get("collects_data", bool), table.get("zdr", bool) or False
+    if collects and zdr:
+        table.problem("zdr", "bad value: zdr = true says that nothing is kept, and collects_data = true that it is")
+    return (not zdr if collects is None else collects), zdr
 
 
 def _ca_file(table: Table) -> str | None:

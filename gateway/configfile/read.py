@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ import msgspec
 from gateway.configfile.lines import Lines, Path, dotted
 
 T = TypeVar("T")
+Word = TypeVar("Word", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,9 @@ class Report:
         self.problems.append(Problem(self._file, self._lines.find(path), dotted(path), message))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the nearest of `known`, else nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """`; did you mean X?` for the nearest of `known` (`cutoff`: from 0, anything, to 1, the same), else nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -111,6 +112,17 @@ class Table:
             self.problem(key, "bad value: must be text, not empty and without control characters")
             return None
         return value
+
+    def choice(self, key: str, choices: Sequence[Word]) -> Word | None:
+        """One of `choices`; None when absent or reported."""
+        value = self.get(key, str)
+        for choice in choices:
+            if choice == value:
+                return choice
+        if value is not None:
+            hint = did_you_mean(value, choices) or f"; known are {', '.join(choices)}"
+            self.problem(key, f"bad value: {value[:64]!r}{hint}")
+        return None
 
     def table(self, key: str) -> Table:
         """A sub-table; an empty one when absent or reported."""
