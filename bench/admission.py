@@ -29,7 +29,7 @@ from gateway.core.call import Call
 from gateway.core.ids import IdMint
 from gateway.core.money import parse_usd
 from gateway.core.principal import Account, Principal
-from gateway.core.usage import Usage
+from gateway.core.usage import Usage, estimate_prompt_tokens
 from gateway.dialects.openai_chat import ChatRequest, parse_request
 from gateway.observe.metrics import Metrics
 from gateway.route.catalog import Catalog, Entry
@@ -192,7 +192,8 @@ def _timed(step: Callable[[Tab], object], tabs: list[Tab]) -> float:
 
 
 def _open(till: Till, scene: _Scene, tab: Tab) -> None:
-    till.open(tab, scene.principal, scene.config, scene.request, scene.body, scene.entry.attempts)
+    tab.call.prompt_estimate = estimate_prompt_tokens(scene.body)
+    till.open(tab, scene.principal, scene.config, scene.request, scene.entry.attempts)
 
 
 def _tab(scene: _Scene, ids: IdMint) -> Tab:
@@ -205,9 +206,7 @@ def _tab(scene: _Scene, ids: IdMint) -> Tab:
     call.winner, call.first_content_at, call.finish_reason = scene.entry.attempts[0], now, "stop"
     call.usage = Usage(frames.PROMPT_TOKENS, frames.COMPLETION_TOKENS[frames.CHAT])
     call.status, call.ended, call.bytes_out = 200, "complete", len(frames.completion())
-    tab = Tab(call)
-    tab.model = scene.entry.model
-    return tab
+    return Tab(call)
 
 
 def main() -> None:

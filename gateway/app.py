@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import socket
 import sqlite3
@@ -46,17 +47,18 @@ from gateway.edge.web import WebApp, build_web
 from gateway.exchange import BodyBudget
 from gateway.heartbeat import Heartbeat
 from gateway.idempotency import Idempotency
-from gateway.judge import Hedger
 from gateway.observe.lag import probe_loop
 from gateway.observe.logs import configure
 from gateway.observe.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.pollset import PollSet
+from gateway.prober import Prober
 from gateway.race.attempt import Runner
 from gateway.relay.pump import Pump
 from gateway.relay.relay import Relay
+from gateway.route.auto.lexical import LexicalClassifier
 from gateway.route.catalog import Catalog
-from gateway.route.health import Health
+from gateway.router import Router
 from gateway.sim.server import serve_sim
 from gateway.snapshot import Snapshot
 from gateway.store.db import Store
@@ -71,6 +73,7 @@ PUMP_TICK_S = 0.25
 ANSWERS_BYTES_MAX: Final = 64 * MIB  # remembered for repeated Idempotency-Keys
 ANSWER_BYTES_MAX: Final = 4 * MIB
 TIDY_S: Final = 30.0
+OPENNESS: Final = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 GC_THRESHOLD = (20_000, 20, 50)  # calls make next to no cycles; the default looks for them every few calls
 
 
@@ -98,7 +101,7 @@ class App:
         self._store = store
         self._first = config
         self._sim_url = ""
-        self._health = Health()
+        self._router = Router(config, LexicalClassifier(), random.random)
         self._metrics = Metrics()
         self._pollset = PollSet()
         self._pump = Pump(self._pollset)
@@ -115,7 +118,7 @@ class App:
         self.idempotency = Idempotency(bytes_max=ANSWERS_BYTES_MAX, answer_bytes_max=ANSWER_BYTES_MAX)
         self.idempotency.load(store.books.used_idempotency)
         self._pipeline = Pipeline(
-            self._snapshot(config), store.keys, till=till, idempotency=self.idempotency, health=self._health,
+            self._snapshot(config), store.keys, till=till, idempotency=self.idempotency, router=self._router,
             metrics=self._metrics, drainer=self._drainer, heartbeat=self._heartbeat, wall_clock=time.time,
         )  # fmt: skip
         self.books = LiveBooks(store, self._gate, lambda: self._pipeline.snapshot.config.plans, time.time)
@@ -181,6 +184,7 @@ class App:
         root.start_soon(self._edge.run)
         root.start_soon(self._heartbeat.run)
         root.start_soon(probe_loop, self._metrics.loop_lag.observe)
+        root.start_soon(Prober(self._router.health, self._pool, lambda: self._pipeline.snapshot).run)
         root.start_soon(self._tidy)
         await root.start(self._drainer_run)
         if "sim" in self._first.providers:
@@ -265,6 +269,7 @@ class App:
         for key in needs_restart(self._first, config):
             log.warning("config_needs_restart", key=key)
         self._pipeline.snapshot = snapshot
+        self._router.configure(config)
         limits = config.limits
         self._gate.limiter.configure(day_zone=limits.day_zone, keys_max=limits.keys_in_memory_max)
         self._edge.limits = EdgeLimits.of(config.server)
@@ -278,7 +283,7 @@ class App:
             providers["sim"] = msgspec.structs.replace(sim, base_url=self._sim_url or "http://127.0.0.1:9/v1")
         config = msgspec.structs.replace(config, providers=providers)
         runner = Runner(self._pool, config.timeouts, config.upstream, time.time)
-        return Snapshot(config, Catalog(config), runner, Relay(self._pump, config.timeouts), Hedger(config.race))
+        return Snapshot(config, Catalog(config), runner, Relay(self._pump, config.timeouts))
 
     @property
     def catalog(self) -> Catalog:
@@ -289,6 +294,11 @@ class App:
     def keys(self) -> KeyIndex:
         """See Control."""
         return self._pipeline.keys
+
+    @property
+    def router(self) -> Router:
+        """See Control."""
+        return self._router
 
     @property
     def metrics_token(self) -> str | None:
@@ -310,8 +320,12 @@ class App:
             name = f"{origin.host}:{origin.port}"
             yield "gateway_upstream_connections", (name, "used"), used
             yield "gateway_upstream_connections", (name, "idle"), idle
-        for (provider, key), state in self._health.states(trio.current_time()).items():
-            yield "gateway_breaker_open", (provider, str(key)), {"closed": 0.0, "half_open": 0.5, "open": 1.0}[state]
+        for (provider, model, key), state in self._router.health.states(trio.current_time()).items():
+            yield (
+                "gateway_breaker_open",
+                (provider, model, str(key)),
+                {"closed": 0.0, "half_open": 0.5, "open": 1.0}[state],
+            )
         yield "gateway_calls_in_flight", (), self._pipeline.live
         yield "gateway_client_connections", (), self._edge.open_connections
         yield "gateway_request_bodies_held_bytes", (), self._bodies.held_bytes
@@ -321,6 +335,12 @@ class App:
         for side, amount in self._till.costs_pico_usd.items():
             yield "gateway_cost_usd_total", (side,), amount / PICO_PER_USD
         yield "gateway_credit_held_usd", (), self._gate.held() / PICO_PER_USD
+        hedges = self._router.hedges.levels()
+        yield "gateway_hedges_total", ("allowed",), hedges.allowed
+        yield "gateway_hedges_total", ("refused_share",), hedges.refused_share
+        yield "gateway_hedges_total", ("refused_money",), hedges.refused_money
+        for provider, left in self._router.retries.levels(trio.current_time()).items():
+            yield "gateway_retry_budget", (provider,), left
         yield "gateway_limiter_entries", (), len(self._gate.limiter)
 
 

@@ -109,6 +109,12 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class RouteConstrained(NotFound):
+    """404: the model is served, but by nobody whom the request's own constraints leave (`provider`, `:free`)."""
+
+    code = "constraint_filtered"
+
+
 class MethodNotAllowed(CallerError):
     """405."""
 

@@ -1,83 +1,85 @@
-"""What the outcome of an attempt means outside its race: for health, for metrics, for the record, for hedging."""
+"""What the outcome of an attempt means outside its race: for the breakers, the measurements, both budgets, the
+conversation's place, metrics and the call's record. One `CallJudge` a call; all its methods are synchronous.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from math import inf
+from collections.abc import Callable
 from typing import Final
 
 import trio
 
-from gateway.config import Race as RaceConfig
-from gateway.core.call import Attempt, AttemptNote, Call
+from gateway.core.call import Attempt, AttemptNote, Call, Target
 from gateway.errors import AttemptFailed
 from gateway.observe.metrics import Metrics
-from gateway.route.health import Health
-
-_WINDOW: Final = 128  # first-content times kept per offer: enough for a p90, small enough to sort
-_SAMPLES_MIN: Final = 16
-_BURST: Final = 10.0  # hedges that may run ahead of their share
-
-
-class Hedger:
-    """When a second attempt may start beside the first. Holds the request budget and the delays seen.
-
-    The budget is gRPC's hedging throttle turned round (proposal A6): every call earns `hedge_share_max` of a hedge,
-    every hedge costs one, and no more than `_BURST` are saved up.
-    """
-
-    def __init__(self, config: RaceConfig) -> None:
-        self._config = config
-        self._tokens = _BURST
-        self._seen: dict[tuple[str, str], deque[float]] = {}
-
-    def delay_s(self, first: Attempt) -> float:
-        """How long the first attempt has alone; inf when it is never to be hedged."""
-        self._tokens = min(_BURST, self._tokens + self._config.hedge_share_max)
-        if self._config.hedge == "off" or first.on_disconnect != "cancel":
-            return inf  # cancelling an attempt that is billed on would pay twice for one answer
-        if self._config.hedge == "delay":
-            return self._config.hedge_delay_s
-        seen = self._seen.get((first.provider, first.offer.model), ())
-        if len(seen) < _SAMPLES_MIN:
-            return self._config.hedge_delay_s
-        return sorted(seen)[int(len(seen) * 0.9)]
-
-    def allow(self, _attempt: Attempt) -> bool:
-        """Spend one hedge from the budget."""
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
-
-    def saw(self, attempt: Attempt, duration_s: float) -> None:
-        """An attempt had its first content after so long."""
-        if self._config.hedge == "adaptive":
-            self._seen.setdefault((attempt.provider, attempt.offer.model), deque(maxlen=_WINDOW)).append(duration_s)
-
+from gateway.route.stats import Stats
+from gateway.router import Course, Router
 
 # Failures that say nothing of the provider's health: a model it does not have, our own pool, a bug of ours.
 _HEALTHY: Final = frozenset({"status_404", "not_a_stream", "pool_full", "internal"})
+_TOO_SLOW: Final = frozenset({"first_content_timeout", "answer_timeout"})
 
 
 class CallJudge:
-    """Hears the outcomes of one call's race."""
+    """Hears the outcomes of one call's race, and answers for its budgets."""
 
-    __slots__ = ("_call", "_health", "_hedger", "_metrics", "_probes", "_sent", "_won")
+    __slots__ = (
+        "_begun", "_call", "_course", "_estimated", "_hedged_at", "_metrics", "_probes", "_router", "_sent", "_spent",
+        "_wall", "_won",
+    )  # fmt: skip
 
-    def __init__(self, call: Call, health: Health, metrics: Metrics, hedger: Hedger) -> None:
+    def __init__(
+        self, call: Call, course: Course, router: Router, metrics: Metrics, wall_clock: Callable[[], float]
+    ) -> None:
         self._call = call
-        self._health = health
+        self._course = course
+        self._router = router
         self._metrics = metrics
-        self._hedger = hedger
-        self._probes: set[tuple[str, int]] = set()
+        self._wall = wall_clock
+        self._begun: dict[int, tuple[float, str]] = {}  # by attempt: when, and why it stands where it does
+        self._probes: set[Target] | None = None
         self._sent: set[int] = set()
+        self._spent: dict[int, float] = {}  # when a further attempt was taken from its provider's budget
         self._won = False
+        self._estimated = 0  # what the hedges so far were thought to cost
+        self._hedged_at = 0.0
 
-    def began(self, attempt: Attempt) -> None:
+    def may_hedge(self, _attempt: Attempt) -> bool:
+        """Whether another may start beside those that live: what a loser may cost is within both bounds."""
+        course, call = self._course, self._call
+        dearest = max(placed.attempt.offer.input for placed in course.placed)
+        cost = dearest * call.prompt_estimate
+        if course.extra_pico_usd is not None and self._estimated + cost > course.extra_pico_usd:
+            return False
+        now = self._wall()
+        if not self._router.hedges.allow(call.account_id, cost, now):
+            return False
+        self._estimated += cost
+        self._hedged_at = now
+        return True
+
+    def may_retry(self, attempt: Attempt) -> bool:
+        """Whether `attempt` may follow one that failed."""
+        now = trio.current_time()
+        if not self._router.retries.spend(attempt.provider, now):
+            return False
+        self._spent[id(attempt)] = now
+        return True
+
+    def began(self, attempt: Attempt, *, beside: bool) -> None:
         """It starts. The first one into a half-open breaker is its probe."""
-        if not self._health.all_closed() and self._health.started(_target(attempt), trio.current_time()):
-            self._probes.add(_target(attempt))
+        now = trio.current_time()
+        placed = self._course.placed
+        if beside:
+            reason = "hedge"
+        elif placed[0].attempt is attempt:
+            reason = placed[0].reason
+        else:
+            reason = next(each.reason for each in placed if each.attempt is attempt)
+        self._begun[id(attempt)] = now, reason
+        health = self._router.health
+        if not health.all_closed() and health.started(attempt.target, now):
+            self._probes = {*(self._probes or ()), attempt.target}
 
     def sent(self, attempt: Attempt) -> None:
         """Its request has reached the provider."""
@@ -85,35 +87,64 @@ class CallJudge:
 
     def won(self, attempt: Attempt, duration_s: float) -> None:
         """First content came."""
-        if not self._health.all_closed():
-            self._health.succeeded(_target(attempt), probe=_target(attempt) in self._probes)
-        self._hedger.saw(attempt, duration_s)
+        router, now = self._router, trio.current_time()
+        if not router.health.all_closed():
+            router.health.succeeded(attempt.target, probe=self._is_probe(attempt))
+        self._stats.first_content(attempt.endpoint, duration_s, now)
+        router.streams.outcome(attempt.endpoint, True, now)
+        if id(attempt) in self._spent:
+            router.retries.give_back(attempt.provider, self._spent[id(attempt)])
+        if self._course.conversation is not None:
+            router.affinity.put(self._course.conversation, attempt.target, now)
         self._won = True
         self._note(attempt, "won", 200, duration_s)
 
     def failed(self, attempt: Attempt, failure: AttemptFailed, duration_s: float) -> None:
         """It failed. A refusal of the request says the provider is well."""
-        target = _target(attempt)
-        probe = target in self._probes
+        router, now, target = self._router, trio.current_time(), attempt.target
+        probe = self._is_probe(attempt)
         if failure.outcome in _HEALTHY:
-            self._health.abandoned(target, probe=probe)
+            router.health.abandoned(target, probe=probe)
         elif failure.reach == "call":
-            self._health.succeeded(target, probe=probe)
+            router.health.succeeded(target, probe=probe)
         else:
-            self._health.failed(target, trio.current_time(), probe=probe, retry_after_s=failure.retry_after_s)
+            router.health.failed(target, now, probe=probe, retry_after_s=failure.retry_after_s)
+            router.streams.outcome(attempt.endpoint, False, now)
+            if failure.outcome in _TOO_SLOW:
+                self._stats.first_content_at_least(attempt.endpoint, duration_s, now)
+            if self._course.conversation is not None:
+                router.affinity.drop(self._course.conversation, target)
         self._note(attempt, failure.outcome, failure.status, duration_s)
 
     def lost(self, attempt: Attempt, duration_s: float) -> None:
         """It was cancelled: another won, or the client left. A loser that was sent its prompt cost us that."""
-        self._health.abandoned(_target(attempt), probe=_target(attempt) in self._probes)
+        router = self._router
+        router.health.abandoned(attempt.target, probe=self._is_probe(attempt))
+        self._stats.first_content_at_least(attempt.endpoint, duration_s, trio.current_time())
         read = self._won and id(attempt) in self._sent
         cost = attempt.offer.input * self._call.prompt_estimate if read else 0
         self._note(attempt, "cancelled", 0, duration_s, cost)
 
+    def over(self) -> None:
+        """The race has ended: what its hedges cost is known."""
+        if self._estimated:
+            actual = sum(note.cost_pico_usd for note in self._call.attempts)
+            self._router.hedges.settle(self._call.account_id, self._estimated, actual, self._hedged_at)
+
+    @property
+    def _stats(self) -> Stats:
+        return self._router.streams if self._call.stream else self._router.answers
+
+    def _is_probe(self, attempt: Attempt) -> bool:
+        return self._probes is not None and attempt.target in self._probes
+
     def _note(self, attempt: Attempt, outcome: str, status: int, duration_s: float, cost: int = 0) -> None:
-        self._call.attempts.append(AttemptNote(attempt.provider, outcome, status, duration_s * 1000, cost))
+        began, reason = self._begun[id(attempt)]
+        model, upstream_model = ("", "") if outcome == "won" else (attempt.model.id, attempt.offer.model)
+        self._call.attempts.append(
+            AttemptNote(
+                attempt.provider, outcome, status, duration_s * 1000, cost, model, upstream_model, reason,
+                (began - self._call.started) * 1000,
+            )
+        )  # fmt: skip
         self._metrics.attempts.by[attempt.provider, outcome] += 1
-
-
-def _target(attempt: Attempt) -> tuple[str, int]:
-    return attempt.provider, attempt.key_index

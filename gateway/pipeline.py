@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 from typing import Final
 
 import trio
@@ -19,12 +18,14 @@ import trio
 from gateway.auth.keys import KeyIndex
 from gateway.auth.principal import identify
 from gateway.config import Drain
-from gateway.core.call import Attempt, Call
+from gateway.contest import Contest
+from gateway.core.call import Call
 from gateway.core.ids import IdMint
 from gateway.core.principal import Principal
+from gateway.core.usage import estimate_prompt_tokens
 from gateway.dialects.chat_stream import StreamFault
 from gateway.dialects.costs import with_cost
-from gateway.dialects.openai_chat import ChatRequest, parse_request
+from gateway.dialects.openai_chat import parse_request
 from gateway.drain import Drainer
 from gateway.edge.replies import JSON, id_headers
 from gateway.errors import (
@@ -38,16 +39,12 @@ from gateway.errors import (
     Timeout,
 )
 from gateway.exchange import ClientGone, ClientStalled, Exchange, Headers
+from gateway.explain import is_asked_for, route_header
 from gateway.heartbeat import Heartbeat, Waiting
 from gateway.idempotency import Idempotency, Replay, Slot, find_key
-from gateway.judge import CallJudge
 from gateway.observe.metrics import Metrics
-from gateway.providers.openai import adapt_body
-from gateway.race.attempt import run_attempt
-from gateway.race.race import Race
-from gateway.route.health import Health
-from gateway.route.plan import plan
-from gateway.settle.settle import believable, pricer, report_of
+from gateway.router import Course, Router
+from gateway.settle.settle import believable, report_of
 from gateway.snapshot import Snapshot
 from gateway.telling import tell, verdict
 from gateway.till import Tab, Till
@@ -73,6 +70,7 @@ class _Live:
     keys: KeyIndex  # that it was found in
     headers: Headers
     slot: Slot | None = None  # with an Idempotency-Key
+    course: Course | None = None
     committed: bool = False
     handed_over: bool = False
 
@@ -87,7 +85,7 @@ class Pipeline:
         *,
         till: Till,
         idempotency: Idempotency,
-        health: Health,
+        router: Router,
         metrics: Metrics,
         drainer: Drainer,
         heartbeat: Heartbeat,
@@ -98,7 +96,7 @@ class Pipeline:
         self.draining = False
         self._till = till
         self._idempotency = idempotency
-        self._health = health
+        self._router = router
         self._metrics = metrics
         self._drainer = drainer
         self._heartbeat = heartbeat
@@ -157,7 +155,8 @@ class Pipeline:
             with contextlib.suppress(Overloaded):  # an error it is already
                 self._till.book(live.tab)
                 await self._till.secure(live.tab, trio.current_time() + stall_s)
-        await tell(exchange, live.call, error, live.headers, committed=live.committed, stall_s=stall_s)
+        headers = [*live.headers, *self._route_headers(exchange, live)] if live.call.winner is None else live.headers
+        await tell(exchange, live.call, error, headers, committed=live.committed, stall_s=stall_s)
 
     async def _serve_within(self, exchange: Exchange, snapshot: Snapshot, live: _Live) -> GatewayError | None:
         """Serve under the call's scope; what the client is still to be told, or None."""
@@ -204,21 +203,23 @@ class Pipeline:
         call = live.call
         request = parse_request(body)
         call.stream, call.max_tokens = request.stream, request.max_tokens
-        entry = snapshot.catalog.find(request.model)
-        call.model, live.tab.model = entry.model.id, entry.model
-        allowed = live.principal.models
-        if allowed is not None and entry.model.id not in allowed:
-            raise PermissionDenied(
-                f"this key may not use {entry.model.id}; GET /key lists its models", code="model_denied"
-            )
-        attempts = plan(entry, request.fields, stream=request.stream, health=self._health, now=call.started)
-        attempts = attempts[: snapshot.config.race.attempts_max]
+        call.prompt_estimate = estimate_prompt_tokens(body)
+        config = snapshot.config
+        course = self._router.course(request, call, live.principal, exchange.headers, config, snapshot.catalog)
+        live.course = course
+        attempts = [placed.attempt for placed in course.placed]
         try:
-            live.headers += self._till.open(live.tab, live.principal, snapshot.config, request, body, attempts)
+            live.headers += self._till.open(live.tab, live.principal, config, request, attempts)
         except (RateLimited, PaymentRequired):
-            live.headers += self._till.standing(live.principal, snapshot.config)
+            live.headers += self._till.standing(live.principal, config)
             raise
-        answer = await self._wait_for_content(snapshot, live, request, attempts, exchange)
+        contest = Contest(
+            call, request, course, snapshot, self._router, self._metrics, self._wall_clock,
+            lambda answer: self._abandon(exchange, live, answer),
+        )  # fmt: skip
+        answer = await self._wait_for_content(exchange, live, contest)
+        call.model = answer.attempt.model.id
+        live.headers += self._route_headers(exchange, live)
         try:
             call.winner, call.first_content_at, call.status = answer.attempt, trio.current_time(), 200
             await self._relay(exchange, snapshot, live, answer, show_cost=request.include_cost)
@@ -235,23 +236,21 @@ class Pipeline:
         await self._reply(exchange, snapshot, [*replay.headers, *id_headers(call.request_id)], replay.body)
         call.bytes_out = len(replay.body)
 
-    async def _wait_for_content(
-        self, snapshot: Snapshot, live: _Live, request: ChatRequest, attempts: list[Attempt], exchange: Exchange
-    ) -> Answer:
+    async def _wait_for_content(self, exchange: Exchange, live: _Live, contest: Contest) -> Answer:
         """Race; a stream that stays silent for long begins meanwhile, with comments."""
-        timeouts = snapshot.config.timeouts
-        if not request.stream or not timeouts.keepalive_s:
-            return await self._race(snapshot, live, request, attempts, exchange)
+        timeouts = contest.snapshot.config.timeouts
+        if not contest.request.stream or not timeouts.keepalive_s:
+            return await contest.run()
 
         async def start(first: bytes) -> None:
             live.committed, live.call.status = True, 200
-            await exchange.start(200, [*SSE, *live.headers], first)
+            await exchange.start(200, [*SSE, *live.headers, *self._route_headers(exchange, live)], first)
 
         waiting = Waiting(exchange, start, timeouts.keepalive_s)
         self._heartbeat.join(waiting)
         answer = None
         try:
-            answer = await self._race(snapshot, live, request, attempts, exchange)
+            answer = await contest.run()
         finally:
             try:
                 await self._heartbeat.leave(waiting, timeouts.client_stall_s)
@@ -262,26 +261,16 @@ class Pipeline:
                 raise
         return answer
 
-    async def _race(
-        self, snapshot: Snapshot, live: _Live, request: ChatRequest, attempts: list[Attempt], exchange: Exchange
-    ) -> Answer:
-        call, model = live.call, live.tab.model
-        assert model is not None
-
-        async def start(attempt: Attempt) -> Answer:
-            body = adapt_body(
-                request.fields, upstream_model=attempt.offer.model, stream=request.stream, quirks=attempt.quirks
-            )
-            priced = request.include_cost and request.stream
-            return await run_attempt(
-                snapshot.runner, attempt, body, model=call.model, stream=request.stream, usage=request.include_usage,
-                price=pricer(call, model, attempt.offer) if priced else None, sent=lambda: judge.sent(attempt),
-                abandon=lambda answer: self._abandon(exchange, live, answer),
-            )  # fmt: skip
-
-        judge = CallJudge(call, self._health, self._metrics, snapshot.hedger)
-        delay_s = snapshot.hedger.delay_s(attempts[0]) if len(attempts) > 1 else inf
-        return await Race(attempts, start, judge, hedge_delay_s=delay_s, may_hedge=snapshot.hedger.allow).run()
+    @staticmethod
+    def _route_headers(exchange: Exchange, live: _Live) -> Headers:
+        """How the call was routed, if its caller asked; of a stream that begins silent as far as it is known."""
+        verdict = live.course.verdict if live.course is not None else None
+        headers: Headers = []
+        if verdict is not None:
+            headers.append((b"x-auto-resolved-model", live.call.model.encode()))
+        if is_asked_for(exchange.headers):
+            headers.append(route_header(live.call, verdict.name if verdict is not None else None))
+        return headers
 
     async def _relay(
         self, exchange: Exchange, snapshot: Snapshot, live: _Live, answer: Answer, *, show_cost: bool
@@ -301,8 +290,8 @@ class Pipeline:
             else:
                 self._note_answer(call, answer)
                 body = answer.whole.body
-                if show_cost and live.tab.model is not None:
-                    body = with_cost(body, *report_of(call, live.tab.model))
+                if show_cost:
+                    body = with_cost(body, *report_of(call))
                 call.bytes_out = answer.bytes_out = len(body)
                 await self._settle(live)
                 live.committed = True
@@ -369,6 +358,7 @@ class Pipeline:
     def _close(self, live: _Live) -> None:
         """Write the call down. Once per call: by its own task, or by the drainer it was handed to."""
         live.call.ended = live.call.ended or "cancelled"
+        self._router.ended(live.call, trio.current_time())
         self._till.close(live.tab)
 
     def begin_draining(self) -> None:

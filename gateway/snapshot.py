@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.config import Config
-from gateway.judge import Hedger
 from gateway.race.attempt import Runner
 from gateway.relay.relay import Relay
 from gateway.route.catalog import Catalog
@@ -23,7 +22,6 @@ class Snapshot:
     catalog: Catalog
     runner: Runner
     relay: Relay
-    hedger: Hedger
 
 
 class Records(Protocol):

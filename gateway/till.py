@@ -15,10 +15,9 @@ import trio
 
 from gateway.admit.gate import Admission, Gate
 from gateway.admit.headers import ratelimit_headers
-from gateway.config import Config, Model
+from gateway.config import Config
 from gateway.core.call import Attempt, Call
 from gateway.core.principal import Principal
-from gateway.core.usage import estimate_prompt_tokens
 from gateway.dialects.openai_chat import ChatRequest
 from gateway.errors import Overloaded
 from gateway.exchange import Headers
@@ -40,11 +39,10 @@ _DOUBT: Final = 4  # times our estimate: a prompt that is reported longer than t
 class Tab:
     """One call's money. `record` is there once it is booked."""
 
-    __slots__ = ("admission", "call", "line", "model", "record", "slot", "stored")
+    __slots__ = ("admission", "call", "line", "record", "slot", "stored")
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.model: Model | None = None
         self.admission: Admission | None = None
         self.slot: int | None = None
         self.line: Segment | None = None
@@ -81,21 +79,24 @@ class Till:
         principal: Principal,
         config: Config,
         request: ChatRequest,
-        body: bytes,
         attempts: Sequence[Attempt],
     ) -> Headers:
         """Admit the call with a hold of the most that these attempts can cost; the headers that tell its limits.
 
+        The prompt is as long as `call.prompt_estimate` says.
+
         Raises PaymentRequired, SpendLimitReached, RateLimited, Overloaded; the call has consumed nothing then.
         """
-        call, model = tab.call, tab.model
-        assert model is not None
-        prompt = call.prompt_estimate = estimate_prompt_tokens(body)
-        completion = request.choices * _completion_tokens(request, principal, config, model)
-        call.prompt_tokens_max = model.context_window + _DOUBT * prompt
-        longest = max(model.completion_tokens_max or model.context_window, request.max_tokens or 0)
-        call.completion_tokens_max = request.choices * longest
-        hold = ceiling(model, [attempt.offer for attempt in attempts], prompt, completion)
+        call, prompt = tab.call, tab.call.prompt_estimate
+        offers = [(attempt.model, attempt.offer) for attempt in attempts]
+        window = longest = 0
+        for model, _offer in offers:
+            window = max(window, model.context_window)
+            longest = max(longest, model.completion_tokens_max or model.context_window)
+        completion = request.choices * min(_completion_tokens(request, principal, config), longest)
+        call.prompt_tokens_max = window + _DOUBT * prompt
+        call.completion_tokens_max = request.choices * max(longest, request.max_tokens or 0)
+        hold = ceiling(offers, prompt, completion)
         now, wall = trio.current_time(), self._wall_clock()
         admission = self.gate.admit(principal, config.plans, tokens=prompt + completion, hold=hold, now=now, wall=wall)
         tab.admission = admission
@@ -158,7 +159,7 @@ class Till:
         structlog.get_logger().error("charge_not_journaled", gen_id=tab.call.gen_id)
 
     def _bill(self, tab: Tab) -> tuple[Costs, CallRecord]:
-        costs = costs_of(tab.call, tab.model)
+        costs = costs_of(tab.call)
         hold = tab.admission.hold if tab.admission else 0
         return costs, record_of(tab.call, costs, trio.current_time(), hold=hold)
 
@@ -197,13 +198,12 @@ class Till:
             metrics.first_content.observe((call.winner.provider,), call.first_content_at - call.started)
 
 
-def _completion_tokens(request: ChatRequest, principal: Principal, config: Config, model: Model) -> int:
-    """How long an answer may be: what the request says, else the plan, and never more than the model can."""
-    wanted = request.max_tokens
-    if wanted is None:
-        plan = config.plans.get(principal.plan or principal.account.plan or "")
-        wanted = (plan.completion_tokens_default if plan else None) or config.limits.completion_tokens_default
-    return min(wanted, model.completion_tokens_max or model.context_window)
+def _completion_tokens(request: ChatRequest, principal: Principal, config: Config) -> int:
+    """How long an answer may be: what the request says, else the plan."""
+    if request.max_tokens is not None:
+        return request.max_tokens
+    plan = config.plans.get(principal.plan or principal.account.plan or "")
+    return (plan.completion_tokens_default if plan else None) or config.limits.completion_tokens_default
 
 
 def _lasting(record: CallRecord) -> bool:

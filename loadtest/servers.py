@@ -106,7 +106,8 @@ def model_table(model_id: str, offers: Iterable[tuple[str, str]]) -> str:
     """A model with its offers, (provider, upstream model) each, in order."""
     price = 'input = "1.00", output = "2.00"'
     lines = [f'  {{ provider = "{provider}", model = "{model}", {price} }},' for provider, model in offers]
-    return "\n".join(["[[models]]", f'id = "{model_id}"', "context_window = 1_000_000", "offers = [", *lines, "]", ""])
+    head = ["[[models]]", f'id = "{model_id}"', "context_window = 1_000_000", 'balance = "order"']
+    return "\n".join([*head, "offers = [", *lines, "]", ""])
 
 
 def settings(tables: dict[str, dict[str, float]], rest: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ from gateway.edge.web import WebApp, build_web
 from gateway.errors import Overloaded, RateLimited
 from gateway.idempotency import Idempotency
 from gateway.route.catalog import Catalog
+from gateway.router import Router
 from gateway.store import accounts, batch, calls, keys, ledger
 from gateway.store.calls import CallRecord
 from gateway.store.keys import KeyTerms
@@ -57,6 +58,11 @@ def catalog() -> Catalog:
         Model(FREE_MODEL, (), 8192, price="free"),
     )
     return Catalog(Config("test", models={model.id: model for model in models}))
+
+
+def router() -> Router:
+    """A router that remembers nothing yet, and classifies nothing."""
+    return Router(Config("test"), cast("Any", None), lambda: 0.0)
 
 
 class FileBooks:
@@ -145,6 +151,7 @@ class Desk:
 
     books: FileBooks
     catalog: Catalog = field(default_factory=catalog)
+    router: Router = field(default_factory=router)
     idempotency: Idempotency = field(default_factory=lambda: Idempotency(bytes_max=1_000_000, answer_bytes_max=100_000))
     metrics_token: str | None = None
 

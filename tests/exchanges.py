@@ -7,6 +7,7 @@ offered by every scripted provider in the order given.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,22 +19,23 @@ import trio
 from gateway.admit.gate import Gate
 from gateway.admit.limiter import Limiter
 from gateway.auth.keys import KeyIndex, digest
-from gateway.config import Config, Model, Offer, OnDisconnect, Plan, Provider, Race, Timeouts, Upstream
+from gateway.config import Auto, Config, Model, Offer, OnDisconnect, Plan, Provider, Race, Routing, Timeouts, Upstream
 from gateway.core.money import PicoUsd
 from gateway.core.principal import Account, Principal
 from gateway.drain import Drainer
 from gateway.exchange import ClientGone, Headers
 from gateway.heartbeat import Heartbeat
 from gateway.idempotency import Idempotency
-from gateway.judge import Hedger
 from gateway.observe.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.pollset import PollSet
 from gateway.race.attempt import Runner
 from gateway.relay.pump import Pump
 from gateway.relay.relay import Relay
+from gateway.route.auto.lexical import LexicalClassifier
 from gateway.route.catalog import Catalog
 from gateway.route.health import Health
+from gateway.router import Router
 from gateway.snapshot import Snapshot
 from gateway.store.calls import CallRecord
 from gateway.store.holds import OpenHold
@@ -249,6 +251,7 @@ async def build_pipeline(
     *,
     timeouts: Timeouts | None = None,
     race: Race | None = None,
+    routing: Routing | None = None,
     limits: Upstream | None = None,
     keys: Mapping[str, int] | None = None,
     on_disconnect: Mapping[str, OnDisconnect] | None = None,
@@ -258,9 +261,12 @@ async def build_pipeline(
     principal: Principal | None = None,
     plans: Mapping[str, Plan] | None = None,
     model: Mapping[str, Any] | None = None,
+    models: Sequence[Model] = (),
+    auto: Auto | None = None,
     balance_pico_usd: int = 0,
 ) -> World:
     """Compose a pipeline over memory. `keys` is the number of keys of a provider; 1 for those not named.
+    `models` are there instead of `test/model`, whose settings `model` has.
 
     With `ports` its providers are real, on 127.0.0.1, and `scripts` only names them.
     """
@@ -281,10 +287,15 @@ async def build_pipeline(
         "test.toml",
         timeouts=timeouts or Timeouts(),
         race=race or Race(),
+        routing=routing or Routing(affinity_s=0),  # calls of a test are not one conversation, unless it says so
         upstream=limits,
         providers=providers,
         plans=dict(plans or {}),
-        models={MODEL: Model(MODEL, offers, 1000, **(model or {}))},
+        auto=auto or Auto(),
+        models={
+            each.id: each
+            for each in models or [Model(MODEL, offers, 1000, **({"balance": "order"} | dict(model or {})))]
+        },
     )
     upstream = MemoryUpstream(nursery, dict(scripts) if ports is None else {})
     pool = Pool(
@@ -292,7 +303,8 @@ async def build_pipeline(
         idle_s=limits.idle_s,
         connect=upstream.connect if ports is None else Dialer(),
     )
-    metrics, health, drainer, records = Metrics(), Health(), Drainer(1_000_000), RecordList()
+    router = Router(config, LexicalClassifier(), random.Random(1).random)
+    metrics, health, drainer, records = Metrics(), router.health, Drainer(1_000_000), RecordList()
     principal = principal or Principal("key-1", Account("account-1"), "tester")
     index = KeyIndex(PEPPER, {digest(PEPPER, KEY): principal})
     gate = Gate(Limiter(day_zone="UTC", keys_max=1000), wall=WALL)
@@ -307,7 +319,6 @@ async def build_pipeline(
         Catalog(config),
         Runner(pool, config.timeouts, limits, wall_clock),
         Relay(Pump(PollSet()) if pump is None else pump, config.timeouts),
-        Hedger(config.race),
     )
     till = Till(gate, records, metrics, wall_clock)
     pipeline = Pipeline(
@@ -315,7 +326,7 @@ async def build_pipeline(
         index,
         till=till,
         idempotency=idempotency,
-        health=health,
+        router=router,
         metrics=metrics,
         drainer=drainer,
         heartbeat=heartbeat or Heartbeat(),

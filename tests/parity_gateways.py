@@ -53,7 +53,8 @@ api_key = "unused"
 MODEL = """
 [[models]]
 id = "{id}"
-context_window = 8192
+context_window = 1_000_000_000
+balance = "order"
 aliases = [{aliases}]
 offers = [{offers}]
 """

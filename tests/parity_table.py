@@ -292,20 +292,29 @@ def _model_rows(no_body: Callable[..., Row]) -> list[Row]:
         no_body("models-disabled", "GET", "/v1/models/off/model", 404, "model_not_found"),
         no_body("models-hostile", "GET", "/v1/models/x%0dx:%20y%00%1b", 404, "model_not_found"),
         no_body("models-hostile-lines", "GET", "/v1/models/%0d%0ax:%20y", 404, "not_found"),
+        no_body("endpoints-escaped", "GET", "/v1/models/sim%2Fecho%2Fendpoints", contains=(b'"tag"',), same_body=False),
+        no_body("endpoints-alias", "GET", "/v1/models/echo-alias/endpoints", contains=(b'"tag"',), same_body=False),
+        no_body("endpoints-unknown", "GET", "/v1/models/no/such/endpoints", 404, "model_not_found"),
+        no_body("endpoints-disabled", "GET", "/v1/models/off/model/endpoints", 404, "model_not_found"),
+        no_body("endpoints-slash", "GET", "/v1/models/sim/echo/endpoints/", 404, "model_not_found"),
         no_body("models-head", "HEAD", "/v1/models"),
         no_body("models-delete", "DELETE", "/v1/models", 405, "method_not_allowed"),
         at(HI, "models-post", path="/v1/models", status=405, code="method_not_allowed"),
         no_body("models-options", "OPTIONS", "/v1/models", 405, "method_not_allowed"),
     ]
     listing = no_body("m", "GET", "/v1/models")
+    endpoints = no_body("e", "GET", "/v1/models/sim/echo/endpoints", same_body=False)
     return [
         *rows,
+        replace(endpoints, name="endpoints", contains=(b'"tag":"sim"', b'"breaker":["', b'"status":')),
         with_headers(listing, "models-no-key", status=401, code="invalid_api_key"),
         with_headers(listing, "models-wrong-key", (b"x-api-key", b"nope"), status=401, code="invalid_api_key"),
         with_headers(listing, "models-revoked", (b"x-api-key", REVOKED), status=401, code="invalid_api_key"),
         with_headers(listing, "models-x-api-key", (b"x-api-key", b"{key}")),
         with_headers(listing, "models-non-ascii-key", (b"x-api-key", b"\xff"), status=401, code="invalid_api_key"),
         with_headers(at(listing, "a", path="/api/v1/models"), "models-api-no-key"),
+        with_headers(endpoints, "endpoints-no-key", status=401, code="invalid_api_key"),
+        with_headers(at(endpoints, "a", path="/api/v1/models/sim/echo/endpoints"), "endpoints-api-no-key"),
     ]
 
 

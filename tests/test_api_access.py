@@ -19,7 +19,7 @@ from gateway.store import keys
 from tests.api_desk import MODEL, Desk, Holder, stop_clock
 
 GEN = "gen-0123456789abcdef"
-NOT_OURS = ("/models", "/models/<path:name>")  # of gateway.edge.web, tested with it
+NOT_OURS = ("/models", "/models/<path:name>", "/models/<path:name>/endpoints")  # of gateway.edge.web, tested with it
 
 
 class Route(NamedTuple):

@@ -46,6 +46,9 @@ async def found(desk: Desk, holder: Holder, gen_id: str) -> dict[str, Any]:
     return data
 
 
+PLACE = {"reason": None, "delay_ms": 0.0}  # of attempts that were noted without either
+
+
 async def test_a_call_is_shown_whole(desk: Desk) -> None:
     key = desk.key(desk.account("ours"))
     desk.call(key, GEN, **FULL)
@@ -60,7 +63,7 @@ async def test_a_call_is_shown_whole(desk: Desk) -> None:
     assert {name: value for name, value in data.items() if value is not None} == {
         "id": GEN, "upstream_id": "chatcmpl-9", "request_id": f"req-{GEN}", "created_at": "2026-05-20T12:00:00.000Z",
         "model": MODEL, "provider_name": "acme", "api_type": "completions", "origin": "", "data_region": "global",
-        "provider_responses": [one | {"is_byok": False, "model_permaslug": MODEL} for one in attempts],
+        "provider_responses": [one | {"is_byok": False, "model_permaslug": MODEL} | PLACE for one in attempts],
         "workspace_id": key.account_id, "streamed": True, "cancelled": False,
         "finish_reason": "stop", "native_finish_reason": "stop", "latency": 140.75, "generation_time": 100.25,
         "tokens_prompt": 120, "tokens_completion": 30, "native_tokens_prompt": 120, "native_tokens_completion": 30,

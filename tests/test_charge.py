@@ -108,7 +108,7 @@ def test_the_parts_of_a_cost_leave_the_price_per_call() -> None:
 def test_the_ceiling_takes_the_dearest_offer_and_kind_of_token(
     terms: dict[str, Any], offers: tuple[Offer, ...], expected: int
 ) -> None:
-    assert ceiling(model(**terms), offers, 10, 20) == expected
+    assert ceiling([(model(**terms), offer) for offer in offers], 10, 20) == expected
 
 
 _PICO = st.integers(0, 10**9).map(PicoUsd)
@@ -140,7 +140,7 @@ def test_no_charge_is_over_the_hold(
     usage: Usage, entry: Model, offers: list[Offer], data: st.DataObject, finished: bool
 ) -> None:
     spare = data.draw(st.integers(0, 1000))
-    hold = ceiling(entry, offers, usage.prompt + spare, usage.completion + spare)
+    hold = ceiling([(entry, offer) for offer in offers], usage.prompt + spare, usage.completion + spare)
     for offer in offers:
         assert 0 <= charge(usage, entry, offer, finished=finished).customer <= hold
 
@@ -172,7 +172,7 @@ def test_more_tokens_never_cost_less(usage: Usage, more_in: int, more_out: int, 
     assert dearer.customer >= cheaper.customer
     assert dearer.provider >= cheaper.provider
     tokens = usage.prompt, usage.completion
-    assert ceiling(entry, [offer], more.prompt, more.completion) >= ceiling(entry, [offer], *tokens)
+    assert ceiling([(entry, offer)], more.prompt, more.completion) >= ceiling([(entry, offer)], *tokens)
 
 
 def pricing(members: str, terms: str = "") -> object:

@@ -455,7 +455,7 @@ async def test_the_breaker_opens_and_the_provider_is_left_alone(nursery: trio.Nu
     await failing_calls(world, 7)
     dialled = [name for name, _ in world.upstream.times()]
     assert dialled.count("a") == 5
-    assert world.health.states(trio.current_time()) == {("a", 0): "open"}
+    assert world.health.states(trio.current_time()) == {("a", "up-model", 0): "open"}
 
 
 async def test_a_recovered_provider_is_probed_and_gets_its_calls_back(

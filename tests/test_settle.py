@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -68,7 +69,7 @@ def balance(world: World) -> int:
 
 def test_a_call_that_came_nowhere_cost_nothing() -> None:
     call = Call("req-1", "gen-1", "express", 10.0, 1_700_000_000.0, "acct_1", "key_1", "laptop", ended="bad_request")
-    costs = costs_of(call, None)
+    costs = costs_of(call)
     assert (usage_of(call), costs) == (Usage(0, 0), Costs(Usage(0, 0), 0, 0, 0))
     record = record_of(call, costs, 10.5, hold=7)
     assert (record.gen_id, record.account_id, record.total_ms, record.first_content_ms) == (
@@ -80,12 +81,31 @@ def test_a_call_that_came_nowhere_cost_nothing() -> None:
     assert (record.provider, record.upstream_model, record.attempts, record.hold_pico_usd) == ("", "", (), 7)
 
 
+def test_every_field_of_a_record_has_its_own_value() -> None:
+    """The record is made by position: no two fields may be mistaken for each other."""
+    call = Call("req-1", "gen-1", "express", 10.0, 1_700_000_000.0, "acct_1", "key_1", "laptop", "x/m", stream=True)
+    call.status, call.code, call.ended = 201, "code", "ended"
+    call.first_content_at, call.bytes_in, call.bytes_out = 10.25, 31, 32
+    call.finish_reason, call.chunk_id, call.idempotency = "stop", "chunk", "digest"
+    used = Usage(1, 2, 3, 4, estimated=True, cache_write=5)
+    record = record_of(call, Costs(used, 6, 7, 8), 10.5, hold=9)
+    assert msgspec.structs.asdict(record) == {
+        "gen_id": "gen-1", "request_id": "req-1", "started_at": 1_700_000_000.0, "account_id": "acct_1",
+        "key_id": "key_1", "key_name": "laptop", "route": "chat", "lane": "express", "stream": True, "model": "x/m",
+        "provider": "", "upstream_model": "", "attempts": (), "status": 201, "code": "code", "ended": "ended",
+        "prompt_tokens": 1, "cached_tokens": 3, "completion_tokens": 2, "reasoning_tokens": 4,
+        "usage_estimated": True, "cost_pico_usd": 6, "provider_cost_pico_usd": 7, "first_content_ms": 250.0,
+        "total_ms": 500.0, "bytes_in": 31, "bytes_out": 32, "cache_write_tokens": 5, "hedge_cost_pico_usd": 8,
+        "hold_pico_usd": 9, "finish_reason": "stop", "upstream_id": "chunk", "idempotency": "digest",
+    }  # fmt: skip
+
+
 def test_losers_are_summed_even_when_nobody_won() -> None:
     call = Call("req-1", "gen-1", "express", 10.0, 1_700_000_000.0)
     call.attempts = [AttemptNote("a", "cancelled", 0, 500.0, 300), AttemptNote("b", "cut", 200, 250.0)]
     call.attempts.append(AttemptNote("c", "cancelled", 0, 125.0, 40))
-    assert costs_of(call, None) == Costs(Usage(0, 0), 0, 0, 340)
-    record = record_of(call, costs_of(call, None), 11.0)
+    assert costs_of(call) == Costs(Usage(0, 0), 0, 0, 340)
+    record = record_of(call, costs_of(call), 11.0)
     assert record.attempts == tuple(call.attempts)
     assert record.hedge_cost_pico_usd == 340
 

@@ -179,7 +179,8 @@ def _request_bytes(raw: bytes) -> int | None:
     end = raw.find(b"\r\n\r\n")
     if end < 0:
         return None
-    length = int(raw[:end].lower().rpartition(b"content-length:")[2].split(b"\r\n")[0])
+    _, told, after = raw[:end].lower().rpartition(b"content-length:")
+    length = int(after.split(b"\r\n")[0]) if told else 0
     return end + 4 + length if len(raw) >= end + 4 + length else None
 
 

@@ -69,7 +69,7 @@ def generation_object(record: CallRecord, *, operator: bool) -> dict[str, object
         "created_at": iso(record.started_at),
         "model": record.model,
         "provider_name": record.provider or None,
-        "provider_responses": [_attempt(note, record.model) for note in record.attempts],
+        "provider_responses": [_attempt(note, record, operator=operator) for note in record.attempts],
         "api_type": _API_TYPES.get(record.route, record.route or None),
         "origin": "",
         "data_region": "global",
@@ -102,12 +102,19 @@ def generation_object(record: CallRecord, *, operator: bool) -> dict[str, object
     }
 
 
-def _attempt(note: AttemptNote, model: str) -> dict[str, object]:
-    return {
+def _attempt(note: AttemptNote, record: CallRecord, *, operator: bool) -> dict[str, object]:
+    """One attempt: OpenRouter's members, then why and when it was made, and what it cost us."""
+    shown: dict[str, object] = {
         "provider_name": note.provider,
         "status": note.status or None,
         "latency": note.ms,
         "is_byok": False,
-        "model_permaslug": model,
+        "model_permaslug": note.model or record.model,
         "outcome": note.outcome,
+        "reason": note.reason or None,
+        "delay_ms": note.at_ms,
     }
+    if operator:
+        shown["upstream_model"] = note.upstream_model or record.upstream_model
+        shown["cost"] = usd(record.provider_cost_pico_usd if note.outcome == "won" else note.cost_pico_usd)
+    return shown

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.config import Offer, OnDisconnect, Quirks
+from gateway.config import Model, Offer, OnDisconnect, Quirks
 from gateway.core.usage import Usage
 
 
@@ -20,11 +20,17 @@ class Origin(NamedTuple):
     ca_file: str | None = None
 
 
+Endpoint = tuple[str, str]
+"""A provider's name, and its name for the model."""
+Target = tuple[str, str, int]
+"""An endpoint, and the index of the provider's key: what a breaker stands for, and where a prompt cache lives."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One way to serve a call: an offer of a provider, under one of its keys.
+    """One way to serve a call: an offer of a provider for a model, under one of the provider's keys.
 
-    `head` is the request head up to and including `content-length: `.
+    `head` is the request head up to and including `content-length: `. `slug` is how a request names the offer.
     """
 
     provider: str
@@ -34,17 +40,36 @@ class Attempt:
     offer: Offer
     quirks: Quirks
     on_disconnect: OnDisconnect
+    model: Model
     api_key: str = field(repr=False)
+    collects_data: bool = True
+    zdr: bool = False
+    endpoint: Endpoint = field(init=False)
+    target: Target = field(init=False)
+    slug: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        derive, offer = object.__setattr__, self.offer
+        derive(self, "endpoint", (self.provider, offer.model))
+        derive(self, "target", (self.provider, offer.model, self.key_index))
+        derive(self, "slug", (f"{self.provider}/{offer.tag}" if offer.tag else self.provider).lower())
 
 
 class AttemptNote(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What became of one attempt: for the record, the metrics and the message when all fail."""
+    """What became of one attempt: for the record, the metrics and the message when all fail.
+
+    `outcome` is `won`, `cancelled` or why it failed. `at_ms` is when it started, from the call's beginning.
+    """
 
     provider: str
     outcome: str
     status: int  # 0: no answer
     ms: float
     cost_pico_usd: int = 0  # estimated, of one that was cancelled because another won
+    model: str = ""  # ours; the winner's is in the record, and so is
+    upstream_model: str = ""
+    reason: str = ""  # why it stood where it did in the plan
+    at_ms: float = 0.0
 
 
 @dataclass(slots=True)

@@ -15,9 +15,11 @@ import orjson
 
 from gateway.core.jsontext import has_too_many_members, model_span, top_level
 from gateway.core.money import CostReport
+from gateway.core.routing import PLAIN, Routing
 from gateway.core.usage import Usage, estimate_prompt_tokens, parse_usage
 from gateway.dialects.chat_stream import StreamFault
 from gateway.dialects.costs import cost_members, without_cost
+from gateway.dialects.routing import parse_routing
 from gateway.errors import BadRequest, GatewayError
 
 CHOICES_MAX = 128  # of the API reference
@@ -36,6 +38,7 @@ class ChatRequest:
     max_tokens: int | None
     include_cost: bool = False
     choices: int = 1
+    routing: Routing = PLAIN
 
 
 class _StreamOptions(msgspec.Struct):
@@ -60,7 +63,7 @@ def parse_request(body: bytes) -> ChatRequest:
     """Read a request body. Raises BadRequest naming the field and what to change.
 
     `null` counts as absent, as the SDKs send it for unset fields. `usage` is a wish to us, which most providers would
-    refuse: it is not among the `fields`.
+    refuse: it is not among the `fields`, nor are the routing wishes.
     """
     if has_too_many_members(body):
         raise BadRequest("the body has too many top-level members; send what the API reference names")
@@ -82,7 +85,9 @@ def parse_request(body: bytes) -> ChatRequest:
     include_cost = bool(wish and wish.include)
     fields.pop("usage", None)
     include_usage = bool(options and options.include_usage) or (stream and include_cost)
-    return ChatRequest(fields, model, stream, include_usage, _max_tokens(fields), include_cost, _choices(fields))
+    routing = parse_routing(fields, model, stream=stream)
+    limit, choices = _max_tokens(fields), _choices(fields)
+    return ChatRequest(fields, model, stream, include_usage, limit, include_cost, choices, routing)
 
 
 def _choices(fields: dict[str, msgspec.Raw]) -> int:

@@ -9,16 +9,16 @@ from ipaddress import ip_address
 from typing import Any, Protocol
 
 import orjson
+import trio
 from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from gateway.api import add_api
 from gateway.api.books import ApiControl
-from gateway.api.session import View, session_of
-from gateway.config import Price
+from gateway.api.endpoints import endpoints_of, pricing
+from gateway.api.session import View, answer, session_of
 from gateway.core.ids import request_id
-from gateway.core.money import format_usd
 from gateway.edge.asgi import is_inference, serve_asgi
 from gateway.edge.lanes import Edge
 from gateway.edge.replies import error_reply
@@ -33,6 +33,7 @@ from gateway.errors import (
     RequestTimeout,
 )
 from gateway.route.catalog import Entry
+from gateway.router import Router
 from gateway.settle.charge import customer_price
 
 CONTROL_BODY_BYTES_MAX = 64 * 1024
@@ -41,6 +42,10 @@ CONTROL_BODY_S = 10
 
 class Control(ApiControl, Protocol):
     """What the control plane reads of the process."""
+
+    @property
+    def router(self) -> Router:
+        """What routing remembers: breakers, measurements, budgets."""
 
     @property
     def metrics_token(self) -> str | None:
@@ -89,10 +94,19 @@ def _add_models(app: WebApp, control: Control) -> None:
         return _json({"object": "list", "data": [_model(entry) for entry in control.catalog.listed()]})
 
     async def one_model(name: str) -> Response:
+        return _json(_model(listed(name)))
+
+    async def endpoints(name: str) -> Response:
+        whole = control.catalog.get_listed(f"{name}/endpoints")  # an id or alias may end so
+        if whole is not None:
+            return _json(_model(whole))
+        return answer({"data": endpoints_of(listed(name), control.router, trio.current_time())})
+
+    def listed(name: str) -> Entry:
         entry = control.catalog.get_listed(name)
         if entry is None:
             raise ModelNotFound(f"model {name[:80]!r} is not in the catalogue; GET /v1/models lists what is")
-        return _json(_model(entry))
+        return entry
 
     def keyed(view: View) -> View:
         async def checked(**values: str) -> Response:
@@ -101,10 +115,13 @@ def _add_models(app: WebApp, control: Control) -> None:
 
         return checked
 
-    app.add_url_rule("/api/v1/models", "public_models", list_models, methods=["GET"])
-    app.add_url_rule("/api/v1/models/<path:name>", "public_model", one_model, methods=["GET"])
-    app.add_url_rule("/v1/models", "models", keyed(list_models), methods=["GET"])
-    app.add_url_rule("/v1/models/<path:name>", "model", keyed(one_model), methods=["GET"])
+    for path, what, view in (
+        ("/models", "models", list_models),
+        ("/models/<path:name>", "model", one_model),
+        ("/models/<path:name>/endpoints", "endpoints", endpoints),
+    ):
+        app.add_url_rule(f"/api/v1{path}", f"public_{what}", view, methods=["GET"])
+        app.add_url_rule(f"/v1{path}", what, keyed(view), methods=["GET"])
 
 
 def _add_state(app: WebApp, control: Control) -> None:
@@ -146,22 +163,8 @@ def _model(entry: Entry) -> dict[str, object]:
         "description": model.description,
         "context_window": model.context_window,
         "context_length": model.context_window,
-        "pricing": _pricing(customer_price(model, entry.attempts[0].offer)),
+        "pricing": pricing(customer_price(model, entry.attempts[0].offer)),
     }
-
-
-def _pricing(price: Price) -> dict[str, str]:
-    """What a customer pays, in USD per token and per request. A kind of token without a price of its own is left out:
-    it costs what prompt or completion tokens cost.
-    """
-    own = {
-        "input_cache_read": price.cached_input,
-        "input_cache_write": price.cache_write,
-        "internal_reasoning": price.reasoning,
-    }
-    shown = {"prompt": price.input, "completion": price.output, "request": price.request}
-    shown |= {name: amount for name, amount in own.items() if amount is not None}
-    return {name: format_usd(amount) for name, amount in shown.items()}
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -55,7 +55,12 @@ class Metrics:
 LEVELS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "gateway_calls_in_flight": ("Calls being served.", ()),
     "gateway_upstream_connections": ("Connections to providers.", ("origin", "state")),
-    "gateway_breaker_open": ("1 while the breaker of a provider's key is open, 0.5 half-open.", ("provider", "key")),
+    "gateway_breaker_open": (
+        "1 while the breaker of an endpoint and key is open, 0.5 half-open.",
+        ("provider", "model", "key"),
+    ),
+    "gateway_hedges_total": ("Second attempts beside a slow first one, by what the budgets said.", ("verdict",)),
+    "gateway_retry_budget": ("Further attempts that a provider may still get.", ("provider",)),
     "gateway_client_connections": ("Client connections.", ()),
     "gateway_request_bodies_held_bytes": ("Request bodies in memory.", ()),
     "gateway_records_queued": ("Records of calls not yet committed.", ()),

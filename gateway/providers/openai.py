@@ -73,6 +73,13 @@ def build_endpoint(provider: Provider, key_index: int = 0) -> Endpoint:
     return Endpoint(host=host, port=port, tls=tls, server_name=host, path=path.encode("ascii"), head=head)
 
 
+def models_request(head: bytes, quirks: Quirks) -> bytes:
+    """A whole `GET …/models` to the endpoint and key that a chat request's `head` is for."""
+    first, _, rest = head.partition(b"\r\n")
+    path = first.split(b" ")[1].removesuffix(quirks.chat_path.encode("ascii")) + b"/models"
+    return b"GET %b HTTP/1.1\r\n%b\r\n" % (path, rest.removesuffix(b"content-length: "))
+
+
 def adapt_body(fields: dict[str, msgspec.Raw], *, upstream_model: str, stream: bool, quirks: Quirks) -> bytes:
     """The body to send for the client's top-level `fields`: our model name, our usage wish, the vendor's quirks.
 

@@ -3,7 +3,7 @@
 Start the first attempt; start the next when one fails or, with hedging, when its delay has passed; the first attempt
 with content wins; losers are cancelled by scope and have closed their sockets before `race` returns. Which attempts
 are worth starting is decided here from `AttemptFailed.reach`: after a key failure the provider's next key, after a
-provider failure the next provider, after a refusal none.
+provider failure the next provider, after a refusal another model, if the request named one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 import trio
 
-from gateway.core.call import Attempt
+from gateway.core.call import Attempt, Endpoint
 from gateway.errors import AllFailed, AttemptFailed, GatewayError, NoRoute
 from gateway.upstream.answer import Answer
 
@@ -32,13 +32,15 @@ _BUSY = frozenset(
         "pool_full",
     }
 )
+# Nothing behind this address is worth another try, whatever the model.
+_UNREACHABLE = frozenset({"connect_error", "connect_timeout", "pool_full"})
 
 
 class Judge(Protocol):
     """Told of every outcome as it happens: health, metrics and the call's notes hang on it."""
 
-    def began(self, attempt: Attempt) -> None:
-        """The attempt starts."""
+    def began(self, attempt: Attempt, *, beside: bool) -> None:
+        """The attempt starts; `beside` others that live."""
 
     def won(self, attempt: Attempt, duration_s: float) -> None:
         """The attempt has its first content."""
@@ -51,11 +53,13 @@ class Judge(Protocol):
 
 
 class Race:
-    """One call's race. `hedge_delay_s` is inf for none; `may_hedge` asks the budget, once per hedge."""
+    """One call's race. `hedge_delay_s` is inf for none; `may_hedge` and `may_retry` ask their budgets, once per attempt
+    beside or after others.
+    """
 
     __slots__ = (
-        "_dead", "_ended", "_failures", "_hedge_delay_s", "_judge", "_living", "_may_hedge", "_over", "_remaining",
-        "_start", "_told",
+        "_begun", "_dead", "_ended", "_failures", "_hedge_delay_s", "_judge", "_living", "_may_hedge", "_may_retry",
+        "_over", "_refusal", "_refused", "_remaining", "_start", "_told",
     )  # fmt: skip
 
     def __init__(
@@ -66,16 +70,21 @@ class Race:
         *,
         hedge_delay_s: float = inf,
         may_hedge: Callable[[Attempt], bool] = lambda _attempt: False,
+        may_retry: Callable[[Attempt], bool] = lambda _attempt: True,
     ) -> None:
         self._remaining = list(attempts)
         self._start = start
         self._judge = judge
         self._hedge_delay_s = hedge_delay_s
         self._may_hedge = may_hedge
+        self._may_retry = may_retry
+        self._begun = False
+        self._refusal: GatewayError | None = None
         self._living: list[Attempt] = []
         self._ended: trio.Event | None = None
         self._over = False
-        self._dead: set[str] = set()
+        self._dead: set[str | Endpoint] = set()  # providers and endpoints that are not worth another try
+        self._refused: set[str] = set()  # models whose provider refused the request
         self._failures: list[AttemptFailed] = []
         self._told: list[str] = []
 
@@ -89,11 +98,10 @@ class Race:
 
     async def _in_turn(self) -> Answer:
         """No hedging: at most one attempt lives at a time, in the caller's own task."""
-        for attempt in self._remaining:
-            if attempt.provider not in self._dead:
-                answer = await self._try(attempt)
-                if answer is not None:
-                    return answer
+        while (attempt := self._take()) is not None:
+            answer = await self._try(attempt)
+            if answer is not None:
+                return answer
         raise self._all_failed()
 
     async def _abreast(self) -> Answer:
@@ -154,22 +162,34 @@ class Race:
 
     def _peek(self) -> Attempt | None:
         """The next attempt worth making; beside living ones another provider first, as it is theirs that is slow."""
-        worth = [attempt for attempt in self._remaining if attempt.provider not in self._dead]
+        worth = [attempt for attempt in self._remaining if self._is_worth(attempt)]
         if self._living:
             slow = {attempt.provider for attempt in self._living}
             worth.sort(key=lambda attempt: attempt.provider in slow)
         return worth[0] if worth else None
 
+    def _is_worth(self, attempt: Attempt) -> bool:
+        dead = self._dead
+        if not dead and not self._refused:
+            return True
+        return attempt.provider not in dead and attempt.endpoint not in dead and attempt.model.id not in self._refused
+
     def _take(self) -> Attempt | None:
-        attempt = self._peek()
-        if attempt is not None:
+        """The next attempt to start. One that follows a failure asks the retry budget; a hedge has asked its own."""
+        if not self._begun:
+            self._begun = True
+            return self._remaining.pop(0)
+        while (attempt := self._peek()) is not None:
             self._remaining.remove(attempt)
-        return attempt
+            if self._living or self._may_retry(attempt):
+                return attempt
+            self._told.append(f"{attempt.provider}: retry_budget")
+        return None
 
     async def _try(self, attempt: Attempt) -> Answer | None:
         """Run one attempt; None when it failed and others may follow. Raises the refusal when none may."""
         began = trio.current_time()
-        self._judge.began(attempt)
+        self._judge.began(attempt, beside=len(self._living) > 1)
         try:
             answer = await self._start(attempt)
         except AttemptFailed as failure:
@@ -192,15 +212,22 @@ class Race:
 
     def _failed(self, attempt: Attempt, failure: AttemptFailed, duration_s: float) -> None:
         self._judge.failed(attempt, failure, duration_s)
-        if failure.reach == "call" and failure.refusal is not None:
-            raise failure.refusal from None
-        if failure.reach == "provider":
-            self._dead.add(attempt.provider)
         self._failures.append(failure)
         self._told.append(f"{attempt.provider}: {failure.outcome}")
+        if failure.reach == "call" and failure.refusal is not None:
+            self._refused.add(attempt.model.id)
+            self._refusal = self._refusal or failure.refusal
+            if not any(map(self._is_worth, (*self._remaining, *self._living))):
+                raise self._refusal from None
+        elif failure.reach == "provider":
+            self._dead.add(attempt.provider if failure.outcome in _UNREACHABLE else attempt.endpoint)
 
-    def _all_failed(self) -> AllFailed:
-        """502 when any provider answered badly, else 503 with the least Retry-After: a 429 is never the caller's."""
+    def _all_failed(self) -> GatewayError:
+        """What the caller can mend comes first: a refusal. Else 502 when any provider answered badly, else 503 with the
+        least Retry-After: a 429 is never the caller's.
+        """
+        if self._refusal is not None:
+            return self._refusal
         waits = [failure.retry_after_s for failure in self._failures if failure.retry_after_s is not None]
         busy = all(failure.outcome in _BUSY for failure in self._failures)
         return AllFailed(

@@ -1,4 +1,4 @@
-"""A circuit breaker per provider and key. Pure: takes `now`, monotonic seconds.
+"""A circuit breaker per endpoint (a provider's model) and key. Pure: takes `now`, monotonic seconds.
 
 closed --5 failures in a row--> open --after its time--> half-open (one probe) --success--> closed, --failure--> open,
 twice as long. A provider's own Retry-After opens at once, for as long as it says; of two deadlines the later counts.
@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from gateway.core.call import Target
+
 FAILURES_TO_OPEN: Final = 5
 OPEN_S: Final = 5.0
 OPEN_S_MAX: Final = 120.0
 RETRY_AFTER_S_MAX: Final = 600.0
 
 State = Literal["closed", "open", "half_open"]
-Target = tuple[str, int]
 
 
 @dataclass(slots=True)
@@ -26,10 +27,11 @@ class _Breaker:
     open_s: float = OPEN_S
     tripped: bool = False
     probing: bool = False
+    told_until: float = 0.0  # by the provider itself, in a Retry-After
 
 
 class Health:
-    """All breakers, by (provider, key index). Bounded by the configuration: one per key."""
+    """All breakers. Bounded by the configuration: one per endpoint and key."""
 
     __slots__ = ("_breakers",)
 
@@ -75,7 +77,14 @@ class Health:
             breaker.open_until = max(breaker.open_until, now + breaker.open_s)
         if retry_after_s:
             breaker.tripped = True
-            breaker.open_until = max(breaker.open_until, now + min(retry_after_s, RETRY_AFTER_S_MAX))
+            breaker.told_until = max(breaker.told_until, now + min(retry_after_s, RETRY_AFTER_S_MAX))
+            breaker.open_until = max(breaker.open_until, breaker.told_until)
+
+    def rest_over(self, target: Target, now: float) -> None:
+        """The provider seems well: its next call may be the probe, unless it said itself for how long to wait."""
+        breaker = self._breakers.get(target)
+        if breaker is not None:
+            breaker.open_until = min(breaker.open_until, max(now, breaker.told_until))
 
     def retry_after_s(self, target: Target, now: float) -> float:
         """Seconds until the breaker lets a probe through; 0 when it does now."""

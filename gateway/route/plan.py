@@ -1,64 +1,93 @@
-"""The plan: which attempts a call may make, in which order. Pure; takes `now`.
+"""The plan: which attempts a call may make, in which order, and why. Pure; takes `now` and `draw`.
 
-Offers in the order of the catalogue, each under each of its keys. Attempts whose breaker is open are left out; when
-every breaker is open the call fails at once with the time until the first one lets a probe through.
+Of each model in turn: who may serve (`eligible`), in which order (`order`), and what the breakers let through. Attempts
+whose breaker is open are left out; when every one is open the call fails at once with the time until a probe may pass.
 """
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from gateway.core.call import Attempt
-from gateway.errors import AllFailed, BadRequest, NoRoute
+from gateway.core.call import Attempt, Target
+from gateway.core.routing import PLAIN
+from gateway.errors import AllFailed, GatewayError, NoRoute
 from gateway.route.catalog import Entry
+from gateway.route.eligible import Ask, eligible, window_of
 from gateway.route.health import Health
+from gateway.route.order import Ordering, Placed, by_warmth, ordered
+from gateway.route.resolve import Choice
+from gateway.route.stats import Stats
 
-_CHAT_LESS = "embeddings"
+
+class View(NamedTuple):
+    """What the plan knows of the world. `warm` is where this conversation was served last."""
+
+    health: Health
+    stats: Stats
+    now: float
+    draw: float
+    warm: Target | None = None
 
 
-def plan(entry: Entry, fields: dict[str, msgspec.Raw], *, stream: bool, health: Health, now: float) -> list[Attempt]:
-    """The attempts for one call, best first, never empty.
+def plan(choices: Sequence[Choice], ask: Ask, view: View) -> list[Placed]:
+    """The attempts for one call, best first, never empty. `choices` are the models in the order of the request.
 
-    Raises NoRoute (no enabled offer), BadRequest (no offer can do what is asked), AllFailed 503 (all breakers open).
+    Raises NoRoute (no enabled offer), BadRequest (no offer can do what is asked), RouteConstrained (the request's own
+    constraints leave none), AllFailed 503 (all breakers open): of several models the first one's.
     """
-    attempts = entry.attempts
-    if not attempts:
-        raise NoRoute(f"no enabled provider serves {entry.model.id}; the operator has to set a provider key")
-    if entry.does_all:
-        able = list(attempts)
+    entry, free = choices[0]
+    if len(choices) == 1 and entry.alone and not free and _fits(entry, ask):
+        attempts = entry.attempts if view.warm is None else by_warmth(entry.attempts, view.warm)
+        placed = [Placed(attempt, "only") for attempt in attempts]
     else:
-        able = [attempt for attempt in attempts if _able(attempt, fields, stream=stream)]
-    if not able:
-        raise BadRequest(_unable(entry, stream=stream), param="stream" if stream else "model")
-    if health.all_closed():
-        return able
-    targets = [(attempt.provider, attempt.key_index) for attempt in able]
-    closed = [a for a, target in zip(able, targets, strict=True) if health.state(target, now) == "closed"]
-    probes = [a for a, target in zip(able, targets, strict=True) if health.state(target, now) == "half_open"]
-    ready = probes[:1] + closed + probes[1:]  # the probe goes first, or a provider would never come back
+        placed = _all(choices, ask, view)
+    return placed if view.health.all_closed() else _past_breakers(placed, view)
+
+
+def _fits(entry: Entry, ask: Ask) -> bool:
+    """Whether a model of one endpoint has nothing to be asked: no wish of the request's could leave it out."""
+    return ask.preferences is PLAIN.preferences and ask.prompt_tokens <= window_of(entry.attempts[0])
+
+
+def _all(choices: Sequence[Choice], ask: Ask, view: View) -> list[Placed]:
+    by = Ordering(ask.preferences, view.stats, view.warm, view.now, view.draw)
+    models: list[list[Attempt]] = []
+    problems: list[GatewayError] = []
+    for entry, free in choices:
+        if not entry.attempts:
+            problems.append(
+                NoRoute(f"no enabled provider serves {entry.model.id}; the operator has to set a provider key")
+            )
+            continue
+        try:
+            models.append(eligible(entry.attempts, ask, free=free))
+        except GatewayError as problem:
+            problems.append(problem)
+    if not models:
+        raise problems[0]
+    if ask.preferences.partition == "none" and ask.preferences.sort is not None:
+        return _long_last(ordered([attempt for model in models for attempt in model], by), ask)
+    return [placed for model in models for placed in _long_last(ordered(model, by), ask)]
+
+
+def _long_last(placed: list[Placed], ask: Ask) -> list[Placed]:
+    """Endpoints the prompt may be too long for come after those it fits."""
+    return sorted(placed, key=lambda each: ask.prompt_tokens > window_of(each.attempt))
+
+
+def _past_breakers(placed: list[Placed], view: View) -> list[Placed]:
+    states = [view.health.state(each.attempt.target, view.now) for each in placed]
+    closed = [each for each, state in zip(placed, states, strict=True) if state == "closed"]
+    probes = [each for each, state in zip(placed, states, strict=True) if state == "half_open"]
+    # The probe goes first, or an endpoint would never come back.
+    ready = [Placed(each.attempt, "probe") for each in probes[:1]] + closed + probes[1:]
     if ready:
         return ready
-    wait_s = min(health.retry_after_s(target, now) for target in targets)
+    wait_s = min(view.health.retry_after_s(each.attempt.target, view.now) for each in placed)
+    model = placed[0].attempt.model.id
     raise AllFailed(
-        f"every provider of {entry.model.id} is resting after failures; retry later, or choose another model",
+        f"every provider of {model} is resting after failures; retry later, or choose another model",
         status=503,
         retry_after_s=max(wait_s, 1.0),
     )
-
-
-def _able(attempt: Attempt, fields: dict[str, msgspec.Raw], *, stream: bool) -> bool:
-    supports = attempt.offer.supports
-    if supports is None:
-        return True
-    if _CHAT_LESS in supports:
-        return False
-    asked = (("stream", stream), ("tools", "tools" in fields))
-    return all(feature in supports for feature, wanted in asked if wanted)
-
-
-def _unable(entry: Entry, *, stream: bool) -> str:
-    if all(_CHAT_LESS in (attempt.offer.supports or ()) for attempt in entry.attempts):
-        return f"{entry.model.id} is an embeddings model; it does not take chat completions"
-    if stream:
-        return f"no provider of {entry.model.id} streams; send `stream: false`"
-    return f"no provider of {entry.model.id} can do what the request asks for; see its entry in GET /v1/models"

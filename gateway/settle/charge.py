@@ -51,17 +51,17 @@ def costs(usage: Usage, model: Model, offer: Offer, *, finished: bool) -> CostRe
     return CostReport(total, with_prompt, PicoUsd(with_completion - with_prompt))
 
 
-def ceiling(model: Model, offers: Iterable[Offer], prompt_tokens: int, completion_tokens: int) -> PicoUsd:
-    """The most that so many tokens of `model` can cost the customer, whichever of `offers` serves them: the hold."""
-    most = 0
-    for offer in offers:
+def ceiling(offers: Iterable[tuple[Model, Offer]], prompt_tokens: int, completion_tokens: int) -> PicoUsd:
+    """The most that so many tokens can cost the customer, whichever of `offers` serves them: the hold."""
+    most = _FREE
+    for model, offer in offers:
         base = _base(model, offer)
-        if base is None:
-            return _FREE
-        dearest_input = max(base.input, base.cached_input or 0, base.cache_write or 0)
-        dearest_output = max(base.output, base.reasoning or 0)
-        most = max(most, prompt_tokens * dearest_input + completion_tokens * dearest_output + base.request)
-    return scale_up(most, model.markup)
+        if base is not None:
+            dearest_input = max(base.input, base.cached_input or 0, base.cache_write or 0)
+            dearest_output = max(base.output, base.reasoning or 0)
+            cost = prompt_tokens * dearest_input + completion_tokens * dearest_output + base.request
+            most = max(most, scale_up(cost, model.markup))
+    return most
 
 
 def customer_price(model: Model, offer: Offer) -> Price:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gateway.config import Model, Offer
-from gateway.core.call import Call
+from gateway.core.call import Attempt, Call
 from gateway.core.money import CostReport
 from gateway.core.usage import Usage
 from gateway.dialects.costs import PriceUsage
@@ -47,76 +46,59 @@ def believable(call: Call, usage: Usage) -> bool:
     )
 
 
-def costs_of(call: Call, model: Model | None) -> Costs:
-    """What an ended call cost. `model` is None for a call that did not get as far as naming one."""
+def costs_of(call: Call) -> Costs:
+    """What an ended call cost: nothing when no attempt won."""
     usage, winner = usage_of(call), call.winner
     hedge = sum([note.cost_pico_usd for note in call.attempts])
-    if winner is None or model is None:
+    if winner is None:
         return Costs(usage, 0, 0, hedge)
-    customer, provider = charge(usage, model, winner.offer, finished=call.finish_reason is not None)
+    customer, provider = charge(usage, winner.model, winner.offer, finished=call.finish_reason is not None)
     cut = call.ended not in {"", "complete"} and not call.undelivered
     if winner.on_disconnect == "cap" and cut and call.usage is None:
         cap = max(usage.completion, call.max_tokens or 0)
         capped = Usage(usage.prompt, cap, usage.cached, estimated=True)
-        provider = charge(capped, model, winner.offer, finished=True).provider
+        provider = charge(capped, winner.model, winner.offer, finished=True).provider
     return Costs(usage, 0 if call.undelivered else customer, provider, hedge)
 
 
-def pricer(call: Call, model: Model, offer: Offer) -> PriceUsage:
-    """What a stream of `offer` shows its client as usage and cost: the same as will be charged."""
+def pricer(call: Call, attempt: Attempt) -> PriceUsage:
+    """What a stream of `attempt` shows its client as usage and cost: the same as will be charged."""
 
     def price_usage(reported: Usage | None, deltas: int, *, finished: bool) -> tuple[Usage, CostReport]:
         usage = reported
         if usage is None or not believable(call, usage):
             usage = Usage(call.prompt_estimate, deltas, estimated=True)
-        return usage, costs(usage, model, offer, finished=finished)
+        return usage, costs(usage, attempt.model, attempt.offer, finished=finished)
 
     return price_usage
 
 
-def report_of(call: Call, model: Model) -> tuple[Usage, CostReport]:
+def report_of(call: Call) -> tuple[Usage, CostReport]:
     """The same for a whole answer, once its call has its winner."""
-    assert call.winner is not None
+    winner = call.winner
+    assert winner is not None
     usage = usage_of(call)
-    return usage, costs(usage, model, call.winner.offer, finished=call.finish_reason is not None)
+    return usage, costs(usage, winner.model, winner.offer, finished=call.finish_reason is not None)
 
 
 def record_of(call: Call, total: Costs, now: float, *, hold: int = 0) -> CallRecord:
     """The record of an ended call; `now` is monotonic seconds."""
     usage, winner = total.usage, call.winner
     first = call.first_content_at
+    provider, upstream_model = (winner.provider, winner.offer.model) if winner is not None else ("", "")
+    # By position, in the order of its fields, as the next lines name them: names cost a call 2 us.
     return CallRecord(
-        gen_id=call.gen_id,
-        request_id=call.request_id,
-        started_at=call.started_at,
-        account_id=call.account_id,
-        key_id=call.key_id,
-        key_name=call.key_name,
-        route="chat",
-        lane=call.lane,
-        stream=call.stream,
-        model=call.model,
-        provider=winner.provider if winner is not None else "",
-        upstream_model=winner.offer.model if winner is not None else "",
-        attempts=tuple(call.attempts),
-        status=call.status,
-        code=call.code,
-        ended=call.ended,
-        prompt_tokens=usage.prompt,
-        cached_tokens=usage.cached,
-        completion_tokens=usage.completion,
-        reasoning_tokens=usage.reasoning,
-        usage_estimated=usage.estimated,
-        cost_pico_usd=total.customer,
-        provider_cost_pico_usd=total.provider,
-        first_content_ms=None if first is None else (first - call.started) * 1000,
-        total_ms=(now - call.started) * 1000,
-        bytes_in=call.bytes_in,
-        bytes_out=call.bytes_out,
-        cache_write_tokens=usage.cache_write,
-        hedge_cost_pico_usd=total.hedge,
-        hold_pico_usd=hold,
-        finish_reason=call.finish_reason and call.finish_reason[:_NAME_CHARS_MAX],
-        upstream_id=call.chunk_id[:_NAME_CHARS_MAX],
-        idempotency=call.idempotency,
-    )
+        call.gen_id, call.request_id, call.started_at, call.account_id, call.key_id, call.key_name,
+        "chat", call.lane, call.stream, call.model, provider, upstream_model, tuple(call.attempts),
+        call.status, call.code, call.ended,
+        # prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, usage_estimated
+        usage.prompt, usage.cached, usage.completion, usage.reasoning, usage.estimated,
+        # cost_pico_usd, provider_cost_pico_usd
+        total.customer, total.provider,
+        # first_content_ms, total_ms, bytes_in, bytes_out
+        None if first is None else (first - call.started) * 1000, (now - call.started) * 1000,
+        call.bytes_in, call.bytes_out,
+        # cache_write_tokens, hedge_cost_pico_usd, hold_pico_usd, finish_reason, upstream_id, idempotency
+        usage.cache_write, total.hedge, hold,
+        call.finish_reason and call.finish_reason[:_NAME_CHARS_MAX], call.chunk_id[:_NAME_CHARS_MAX], call.idempotency,
+    )  # fmt: skip

@@ -66,7 +66,8 @@ words_max = 30
 
 [[models]]
 id = "sim/words"
-context_window = 8192
+context_window = 1_000_000_000
+balance = "order"
 offers = [ {{ provider = "sim", model = "words", input = "0", output = "0" }} ]
 """
 
@@ -77,14 +78,16 @@ api_key = "unused"
 
 [[models]]
 id = "h/{name}"
-context_window = 8192
+context_window = 1_000_000_000
+balance = "order"
 offers = [ {{ provider = "p-{name}", model = "upstream-model", input = "1.00", output = "1.00" }} ]
 """
 
 FALLBACK = """
 [[models]]
 id = "f/{name}"
-context_window = 8192
+context_window = 1_000_000_000
+balance = "order"
 offers = [
     {{ provider = "p-{name}", model = "upstream-model", input = "1.00", output = "1.00" }},
     {{ provider = "p-good", model = "upstream-model", input = "1.00", output = "1.00" }},
