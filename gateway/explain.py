@@ -18,6 +18,18 @@ _ASKING: Final = frozenset({b"x-route-explain", b"x-openrouter-metadata"})
 _YES: Final = frozenset({b"1", b"true", b"enabled"})
 
 
+def how_routed(call: Call, asking: Headers, asked_class: str | None) -> Headers:
+    """What an answer says of its routing: the model the auto router chose, and `x-route` when the request's headers
+    ask for it. Of a stream that begins silent: as far as it is known then.
+    """
+    headers: Headers = []
+    if asked_class is not None:
+        headers.append((b"x-auto-resolved-model", call.model.encode()))
+    if is_asked_for(asking):
+        headers.append(route_header(call, asked_class))
+    return headers
+
+
 def is_asked_for(headers: Headers) -> bool:
     """Whether a request, of lower-case header names, asks for the header."""
     return any(value.lower() in _YES for name, value in headers if name in _ASKING)
@@ -32,9 +44,9 @@ def route_header(call: Call, asked_class: str | None) -> tuple[bytes, bytes]:
         route: dict[str, object] = {"model": call.model, "attempts": notes}
         if asked_class is not None:
             route["class"] = asked_class
-        text = orjson.dumps(route)
+        text = _ascii(orjson.dumps(route))
         if len(text) <= ROUTE_BYTES_MAX or not notes:
-            return b"x-route", _ascii(text)
+            return b"x-route", text if len(text) <= ROUTE_BYTES_MAX else b"{}"
         notes = notes[1 + len(notes) // 2 :] if len(notes) > 1 else []
 
 

@@ -23,7 +23,6 @@ from gateway.core.call import Call
 from gateway.core.ids import IdMint
 from gateway.core.principal import Principal
 from gateway.core.usage import estimate_prompt_tokens
-from gateway.dialects.chat_stream import StreamFault
 from gateway.dialects.costs import with_cost
 from gateway.dialects.openai_chat import parse_request
 from gateway.drain import Drainer
@@ -39,12 +38,13 @@ from gateway.errors import (
     Timeout,
 )
 from gateway.exchange import ClientGone, ClientStalled, Exchange, Headers
-from gateway.explain import is_asked_for, route_header
+from gateway.explain import how_routed
 from gateway.heartbeat import Heartbeat, Waiting
 from gateway.idempotency import Idempotency, Replay, Slot, find_key
+from gateway.noting import note_answer
 from gateway.observe.metrics import Metrics
 from gateway.router import Course, Router
-from gateway.settle.settle import believable, report_of
+from gateway.settle.settle import report_of
 from gateway.snapshot import Snapshot
 from gateway.telling import tell, verdict
 from gateway.till import Tab, Till
@@ -155,7 +155,7 @@ class Pipeline:
             with contextlib.suppress(Overloaded):  # an error it is already
                 self._till.book(live.tab)
                 await self._till.secure(live.tab, trio.current_time() + stall_s)
-        headers = [*live.headers, *self._route_headers(exchange, live)] if live.call.winner is None else live.headers
+        headers = [*live.headers, *self._how_routed(exchange, live)] if live.call.winner is None else live.headers
         await tell(exchange, live.call, error, headers, committed=live.committed, stall_s=stall_s)
 
     async def _serve_within(self, exchange: Exchange, snapshot: Snapshot, live: _Live) -> GatewayError | None:
@@ -219,12 +219,12 @@ class Pipeline:
         )  # fmt: skip
         answer = await self._wait_for_content(exchange, live, contest)
         call.model = answer.attempt.model.id
-        live.headers += self._route_headers(exchange, live)
+        live.headers += self._how_routed(exchange, live)
         try:
             call.winner, call.first_content_at, call.status = answer.attempt, trio.current_time(), 200
             await self._relay(exchange, snapshot, live, answer, show_cost=request.include_cost)
         finally:
-            self._note_answer(call, answer)
+            note_answer(call, answer)
             if not self._abandon(exchange, live, answer):
                 answer.close()
 
@@ -244,7 +244,7 @@ class Pipeline:
 
         async def start(first: bytes) -> None:
             live.committed, live.call.status = True, 200
-            await exchange.start(200, [*SSE, *live.headers, *self._route_headers(exchange, live)], first)
+            await exchange.start(200, [*SSE, *live.headers, *self._how_routed(exchange, live)], first)
 
         waiting = Waiting(exchange, start, timeouts.keepalive_s)
         self._heartbeat.join(waiting)
@@ -262,15 +262,9 @@ class Pipeline:
         return answer
 
     @staticmethod
-    def _route_headers(exchange: Exchange, live: _Live) -> Headers:
-        """How the call was routed, if its caller asked; of a stream that begins silent as far as it is known."""
+    def _how_routed(exchange: Exchange, live: _Live) -> Headers:
         verdict = live.course.verdict if live.course is not None else None
-        headers: Headers = []
-        if verdict is not None:
-            headers.append((b"x-auto-resolved-model", live.call.model.encode()))
-        if is_asked_for(exchange.headers):
-            headers.append(route_header(live.call, verdict.name if verdict is not None else None))
-        return headers
+        return how_routed(live.call, exchange.headers, verdict.name if verdict is not None else None)
 
     async def _relay(
         self, exchange: Exchange, snapshot: Snapshot, live: _Live, answer: Answer, *, show_cost: bool
@@ -283,12 +277,12 @@ class Pipeline:
             if answer.whole is None:
                 headers = [*SSE, *live.headers]
                 await relay.carry(answer, exchange, headers, begun=already)
-                self._note_answer(call, answer)
+                note_answer(call, answer)
                 await self._settle(live)
                 live.committed = True
                 await relay.finish(answer, exchange, headers, begun=begun)
             else:
-                self._note_answer(call, answer)
+                note_answer(call, answer)
                 body = answer.whole.body
                 if show_cost:
                     body = with_cost(body, *report_of(call))
@@ -322,20 +316,6 @@ class Pipeline:
             return await exchange.reply(200, headers, body)
         raise ClientStalled
 
-    def _note_answer(self, call: Call, answer: Answer) -> None:
-        """Copy what the answer knows of itself into the call."""
-        chat, whole = answer.chat, answer.whole
-        call.bytes_out = answer.bytes_out + len(answer.pending)
-        if chat is not None:
-            with contextlib.suppress(StreamFault):  # the last frame was junk: its fault is already on its way
-                chat.catch_up()
-            call.usage, call.finish_reason, call.deltas = chat.usage, chat.finish_reason, chat.deltas
-            call.chunk_id, call.chunk_created = chat.chunk_id, chat.created
-        elif whole is not None:
-            call.usage, call.finish_reason, call.chunk_id = whole.usage, whole.finish_reason, whole.id
-            if whole.usage is None or not believable(call, whole.usage):
-                call.deltas = whole.estimate_completion()
-
     def _abandon(self, exchange: Exchange, live: _Live, answer: Answer) -> bool:
         """The client left: hand the answer to the drainer when its provider bills on. False: the caller closes it."""
         policy = answer.attempt.on_disconnect
@@ -349,7 +329,7 @@ class Pipeline:
                 call.winner, call.first_content_at = answer.attempt, trio.current_time()
             if answer.whole is not None and call.winner is None:
                 call.winner, call.first_content_at = answer.attempt, trio.current_time()
-            self._note_answer(call, answer)
+            note_answer(call, answer)
             self._close(live)
 
         live.handed_over = self._drainer.take(answer, policy, call.model, drained)

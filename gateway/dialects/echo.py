@@ -17,7 +17,7 @@ from typing import Final
 
 import orjson
 
-from gateway.dialects.refusal import _masked
+from gateway.dialects.refusal import masked
 
 BODY_BYTES_MAX: Final = 64 * 1024
 SHOWN_BYTES: Final = 31 * 1024  # of a longer body: as a string of JSON in JSON it takes up to twice that
@@ -53,11 +53,11 @@ def _shown(body: bytes, secrets: Sequence[str]) -> orjson.Fragment | dict[str, s
         if len(text) <= BODY_BYTES_MAX and _is_object(text):
             return orjson.Fragment(text)
     read = body[: SHOWN_BYTES + _MARGIN_BYTES].decode("utf-8", "replace").translate(_CONTROLS)
-    masked = _masked_all(_redacted(read, secrets), secrets)
+    struck = _masked_all(_redacted(read, secrets), secrets)
     if len(body) > SHOWN_BYTES + _MARGIN_BYTES:
-        masked = masked[:-_MARGIN_BYTES]
-    shown = masked.encode()[:SHOWN_BYTES]
-    return {"truncated_body": shown.decode("utf-8", "ignore"), "shown_bytes": len(shown), "body_bytes": len(body)}
+        struck = struck[:-_MARGIN_BYTES]
+    shown = struck.encode()[:SHOWN_BYTES].decode("utf-8", "ignore")
+    return {"truncated_body": shown, "shown_bytes": len(shown.encode()), "body_bytes": len(body)}
 
 
 def _is_object(text: bytes) -> bool:
@@ -73,8 +73,8 @@ def _redacted(text: str, secrets: Sequence[str]) -> str:
     def redacted(match: re.Match[str]) -> str:
         inner, end = match.groups()
         said = _unescaped(inner) if "\\" in inner else inner
-        masked = _masked_all(said, secrets)
-        return match[0] if masked == said else json.dumps(masked)[:-1] + end
+        struck = _masked_all(said, secrets)
+        return match[0] if struck == said else json.dumps(struck)[:-1] + end
 
     return _STRING.sub(redacted, text)
 
@@ -90,4 +90,4 @@ def _masked_all(text: str, secrets: Sequence[str]) -> str:
     """All the secrets go before what merely looks like one, of which they may be a part."""
     for secret in secrets[:-1]:
         text = text.replace(secret, "***")
-    return _masked(text, secrets[-1] if secrets else "")
+    return masked(text, secrets[-1] if secrets else "")

@@ -16,7 +16,7 @@ from gateway.errors import Refused
 MESSAGE_CHARS_MAX: Final = 1000
 _TOKEN = re.compile(r"[A-Za-z0-9_.\[\]-]{1,80}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
-_SECRET = re.compile(r"\b(?:sk|gsk|xai|pplx|al|nvapi|hf|AIza)[-_A-Za-z0-9*]{12,}")
+_SECRET = re.compile(r"\b(?:(?:sk|gsk|xai|pplx|al|nvapi|hf)[-_]|AIza)[-_A-Za-z0-9*]{11,}")
 
 
 def read_refusal(status: int, body: bytes, *, provider: str, secret: str) -> Refused:
@@ -33,7 +33,7 @@ def read_refusal(status: int, body: bytes, *, provider: str, secret: str) -> Ref
             code, param = _token(error.get("code"), secret), _token(error.get("param"), secret)
         else:
             message = _text(error)
-    message = _masked(message, secret)[:MESSAGE_CHARS_MAX]
+    message = masked(message, secret)[:MESSAGE_CHARS_MAX]
     said = f": {message}" if message else f" ({status}); check the request against that provider's limits"
     return Refused(f"provider {provider} refused the request{said}", status=status, code=code, param=param)
 
@@ -43,11 +43,12 @@ def _text(value: object) -> str:
     return _CONTROL.sub(" ", text)
 
 
-def _masked(text: str, secret: str) -> str:
+def masked(text: str, secret: str) -> str:
+    """`text` without `secret` and without what is shaped like a key."""
     return _SECRET.sub("***", text.replace(secret, "***") if secret else text)
 
 
 def _token(value: object, secret: str) -> str | None:
-    if not isinstance(value, str) or not _TOKEN.fullmatch(value) or _masked(value, secret) != value:
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value) or masked(value, secret) != value:
         return None
     return value

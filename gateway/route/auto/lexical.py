@@ -98,11 +98,15 @@ class LexicalClassifier:
         scores[_TOOL] += _called(text, read, system_text, system, prompt.has_tools)
         scores[_INSTRUCTION] += _instruction(read, system)
         scores[_CODING] += read.code * 2 + 6 * read.shape.fenced - 12 * (own_files and scores[_TOOL] >= 24)
+        if scores[_DEEP] >= 20 and read.code < 3:
+            scores[_CODING] -= 8  # choosing between systems, not building one
         scores[_MATH] += _math(read) - 8 * (scores[_CODING] >= 12)
         scores[_DEEP] += 4 * (read.words > 25) - 4 * (read.words < 5)
         scores[_QA] = min(scores[_QA], 16) + _simple_qa(read)
         if max(scores[_CREATIVE], scores[_INSTRUCTION], scores[_CODING], scores[_DEEP]) >= 8:
             scores[_QA] -= 8
+        if read.strong[_GENERAL] >= 10:
+            scores[_QA] -= 6
         # General is what is left: its words are those of everyday life, which the other classes speak of too.
         content = max(scores[at] for at in (_CODING, _MATH, _CREATIVE, _INSTRUCTION))
         scores[_GENERAL] = min(scores[_GENERAL], 24) + 5 - (8 if content >= 10 else 4 if content >= 6 else 0)
@@ -193,7 +197,8 @@ class LexicalClassifier:
 
 
 def _words(view: bytes, raw: bytes, text: str) -> int:
-    return view.count(b" ") - 2 + (len(raw) - len(text)) // 3
+    latin = view.count(b" ") - 1 if len(view) > len(b"^  ") else 0
+    return latin + (len(raw) - len(text)) // 3
 
 
 def _is_mash(text: str) -> bool:

@@ -15,9 +15,8 @@ _PARAGRAPH: Final = "\n\n"
 _ASK_CHARS: Final = 400  # a first paragraph above this is not only a question
 _LAST_ASK_CHARS: Final = 240
 _COLON_CHARS: Final = 160  # how late the colon before the material may come
-_MATERIAL_CHARS: Final = 14  # less behind a colon is no material: `urgent: call me`
 _QUOTED_CHARS: Final = 7
-_COLONS: Final = ("\N{FULLWIDTH COLON}", ": ")
+_COLONS: Final = (("\N{FULLWIDTH COLON}", 6), (": ", 14))  # less than that behind it is no material: `urgent: call me`
 _QUOTES: Final = (
     ("\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUBLE QUOTATION MARK}"),
     ("「", "」"),
@@ -66,10 +65,10 @@ def divide(text: str) -> Shape:
         return Shape(text[:fence] + "\n" + text[end + 3 :], text[fence + 3 : end], fenced=True)
     if "\n" in text:
         return Shape(*_lines(text))
-    colons = (at for at in map(text.find, _COLONS) if 0 < at <= _COLON_CHARS)
-    colon = min(colons, default=len(text))
-    if len(text) - colon > _MATERIAL_CHARS:
-        return Shape(text[:colon], text[colon + 1 :])
+    for colon, least in _COLONS:
+        at = text.find(colon, 1, _COLON_CHARS)
+        if 0 < at < len(text) - least:
+            return Shape(text[:at], text[at + 1 :])
     for opening, closing in _QUOTES:
         start = text.find(opening)
         end = text.rfind(closing)

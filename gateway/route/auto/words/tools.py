@@ -135,11 +135,12 @@ DOMAINS: Final[tuple[tuple[str, str], ...]] = (
     (
         "finance",
         """
-        stock price, share, shares, share price, ticker, trading at, exchange rate, currency, currencies, convert, usd,
-        eur, gbp, jpy, dollars, euros, yen, bitcoin, btc, crypto, balance, transfer, pay, payment, bank, transaction*,
-        statement, 股價/股价, 股票, 收盤/收盘, 匯率/汇率, 換匯/换汇, 換/换, 貨幣/货币, 美金, 美元, 日幣/日币, 日元,
-        日圓/日圆, 歐元/欧元, 台幣/台币, 人民幣/人民币, 港幣/港币, 英鎊/英镑, 比特幣/比特币, 餘額/余额, 轉帳/转账,
-        付款, 帳戶/账户, 匯款/汇款, 基金, 多少日圓/多少日元
+        stock price, share, shares, share price, ticker, trading at, exchange rate, rupees, bucks, zloty, krona,
+        kronor, kroner, francs, pesos, pounds, sterling, dirham, baht, ringgit, lira, currency, currencies, convert,
+        usd, eur, gbp, jpy, dollars, euros, yen, bitcoin, btc, crypto, balance, transfer, pay, payment, bank,
+        transaction*, statement, 股價/股价, 股票, 收盤/收盘, 匯率/汇率, 換匯/换汇, 換/换, 貨幣/货币, 美金, 美元,
+        日幣/日币, 日元, 日圓/日圆, 歐元/欧元, 台幣/台币, 人民幣/人民币, 港幣/港币, 英鎊/英镑, 比特幣/比特币,
+        餘額/余额, 轉帳/转账, 付款, 帳戶/账户, 匯款/汇款, 基金, 多少日圓/多少日元
         """,
     ),
     (
