@@ -2,6 +2,7 @@
 
 `admission`   the money of one call: open, book and close at the till (`admission.py`); CPU us a call
 `limiter`     one decision of the limiter and its release, over 1, 10^4 and 10^6 keys (`limiter.py`); quick: up to 10^4
+`auto`        how often the auto router is right, and what one verdict costs (`auto_router.py`)
 
 Run by `python -m bench.probes NAME [--quick]`; prints figures as JSON.
 """
@@ -14,11 +15,11 @@ import sys
 
 import msgspec
 
-from bench import admission, limiter
+from bench import admission, auto_router, limiter
 from bench.cases import Figures
 from bench.processes import pin, run_checked
 
-NAMES = ("admission", "limiter")
+NAMES = ("admission", "limiter", "auto")
 _QUICK_KEYS_MAX = 10_000  # a million take half a minute to fill in
 _CALLS, _QUICK_CALLS = 100_000, 10_000
 
@@ -33,6 +34,8 @@ def measure(name: str, *, quick: bool) -> Figures:
     """The same in this process."""
     if name == "admission":
         return admission.figures(batches=8, rounds=3) if quick else admission.figures()
+    if name == "auto":
+        return auto_router.figures(calls=200, rounds=2) if quick else auto_router.figures()
     sizes = [keys for keys in limiter.KEYS if not quick or keys <= _QUICK_KEYS_MAX]
     return {f"keys_{keys}_us": _decision_us(keys, _QUICK_CALLS if quick else _CALLS) for keys in sizes}
 

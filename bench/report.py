@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.tables import Report, Table, calls_table, lag_table, markdown, money_table, paced_table, plain, start_table
+from bench.tables import (
+    Report,
+    Table,
+    auto_table,
+    calls_table,
+    lag_table,
+    markdown,
+    money_table,
+    paced_table,
+    plain,
+    start_table,
+)
 
 README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -44,7 +55,7 @@ def head(report: Report) -> list[str]:
 
 def _tables(report: Report) -> list[Table]:
     """Those that have a row."""
-    made = [make(report) for make in (calls_table, money_table, start_table, lag_table, paced_table)]
+    made = [make(report) for make in (calls_table, money_table, auto_table, start_table, lag_table, paced_table)]
     return [table for table in made if len(table) > 1]
 
 

@@ -92,11 +92,15 @@ def targets(summary: Summary, start: dict[str, Figures], probes: dict[str, Figur
         return mine.get(case, {}).get(name)
 
     cpu_ms, rival_ms = (figure("answers", "cpu_ms"), summary.get("portkey", {}).get("answers", {}).get("cpu_ms"))
+    auto = probes.get("auto", {})
     share = cpu_ms / rival_ms if cpu_ms is not None and rival_ms else None
     stalls = figure("paced-256", "stalls")
     return [
         Target("CPU per non-stream call, prepaid key", 0.23, "ms", cpu_ms),
         Target("admission + hold + settle", 40, "us", probes.get("admission", {}).get("files_us")),
+        Target("auto router, held-out accuracy", 0.75, "", auto.get("heldout_accuracy"), at_least=True),
+        Target("auto router, its worst class", 0.5, "", auto.get("heldout_lowest_class"), at_least=True),
+        Target("auto router, 2 KB prompt", 60, "us", auto.get("classify_us")),
         Target("non-stream calls", 4500, "req/s", figure("answers", "req_s"), at_least=True),
         Target("CPU per call as a share of Portkey's", 0.25, "", share),
         Target("CPU per 200-chunk burst stream", 0.30, "ms", figure("burst", "cpu_ms")),

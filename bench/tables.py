@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from bench.auto_router import LANGS
 from bench.books import Audit
 from bench.cases import OPERATOR, Figures
 from bench.records import Verdict
 from bench.summary import PerRound, Summary, Target, targets
+from gateway.route.auto.verdict import CLASSES
 
 _NONE = "-"
 
@@ -118,6 +120,18 @@ def money_table(report: Report) -> Table:
         label = f"a call on the prepaid key over the operator's (x {pair['tenant_ratio']:.3f})"
         shown.append([label, f"{pair['tenant_us']:.2f}", _NONE])
     return [["our own line", "CPU us/call", "calls/s"], *shown]
+
+
+def auto_table(report: Report) -> Table:
+    """How often the auto router is right, by class: of the half it was tuned on and of the half nobody looked at."""
+    auto = report.probes.get("auto", {})
+    names = [name for name in ("accuracy", "lowest_class", *CLASSES, *LANGS) if f"heldout_{name}" in auto]
+    rows = [["auto router, right on", "held out", "dev"]]
+    rows += [[name, f"{auto[f'heldout_{name}']:.3f}", f"{auto[f'dev_{name}']:.3f}"] for name in names]
+    if "classify_us" in auto:
+        rows.append(["2 KB prompt: verdict, CPU us", f"{auto['classify_us']:.1f}", _NONE])
+        rows.append(["2 KB prompt: reading it, CPU us", f"{auto['read_us']:.1f}", _NONE])
+    return rows
 
 
 def lag_table(report: Report) -> Table:
