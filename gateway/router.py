@@ -78,6 +78,8 @@ class Router:
             call.model = only.model.id
             return Course([Placed(only, "only")])  # the usual case of a small box: nothing to decide
         choices, verdict = self._choices(request, config, catalog)
+        if verdict is not None:
+            call.auto = ", ".join(f"{name} {score:g}" for name, score in verdict.scores)
         choices = _allowed(choices, principal)
         entry = choices[0].entry
         call.model = entry.model.id

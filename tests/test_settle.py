@@ -86,7 +86,7 @@ def test_every_field_of_a_record_has_its_own_value() -> None:
     call = Call("req-1", "gen-1", "express", 10.0, 1_700_000_000.0, "acct_1", "key_1", "laptop", "x/m", stream=True)
     call.status, call.code, call.ended = 201, "code", "ended"
     call.first_content_at, call.bytes_in, call.bytes_out = 10.25, 31, 32
-    call.finish_reason, call.chunk_id, call.idempotency = "stop", "chunk", "digest"
+    call.finish_reason, call.chunk_id, call.idempotency, call.auto = "stop", "chunk", "digest", "coding 3"
     used = Usage(1, 2, 3, 4, estimated=True, cache_write=5)
     record = record_of(call, Costs(used, 6, 7, 8), 10.5, hold=9)
     assert msgspec.structs.asdict(record) == {
@@ -96,7 +96,7 @@ def test_every_field_of_a_record_has_its_own_value() -> None:
         "prompt_tokens": 1, "cached_tokens": 3, "completion_tokens": 2, "reasoning_tokens": 4,
         "usage_estimated": True, "cost_pico_usd": 6, "provider_cost_pico_usd": 7, "first_content_ms": 250.0,
         "total_ms": 500.0, "bytes_in": 31, "bytes_out": 32, "cache_write_tokens": 5, "hedge_cost_pico_usd": 8,
-        "hold_pico_usd": 9, "finish_reason": "stop", "upstream_id": "chunk", "idempotency": "digest",
+        "hold_pico_usd": 9, "finish_reason": "stop", "upstream_id": "chunk", "idempotency": "digest", "auto": "coding 3",
     }  # fmt: skip
 
 

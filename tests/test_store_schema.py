@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_new_file_has_its_version_its_account_and_its_modes(path: Path) -> None:
     with contextlib.closing(open_database(path, PEPPER)) as conn:
-        assert conn.execute("SELECT schema_version, keys_version FROM meta").fetchall() == [(2, 0)]
+        assert conn.execute("SELECT schema_version, keys_version FROM meta").fetchall() == [(3, 0)]
         assert conn.execute("SELECT id FROM accounts").fetchall() == [(OPERATOR,)]
         assert conn.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert conn.execute("PRAGMA synchronous").fetchone() == (1,)
@@ -53,7 +53,7 @@ def test_racing_openers_make_one_schema(path: Path) -> None:
         thread.join(30)
     assert failures == []
     with contextlib.closing(connect(path)) as conn:
-        assert conn.execute("SELECT schema_version, keys_version FROM meta").fetchall() == [(2, 6)]
+        assert conn.execute("SELECT schema_version, keys_version FROM meta").fetchall() == [(3, 6)]
         assert len(keys.list_all(conn)) == 6
 
 
@@ -61,7 +61,7 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
     open_database(path, PEPPER).close()
     with contextlib.closing(connect(path)) as conn:
         conn.execute("UPDATE meta SET schema_version = 99")
-    with pytest.raises(DataDirError, match="schema version 99 and this gateway knows 2"):
+    with pytest.raises(DataDirError, match="schema version 99 and this gateway knows 3"):
         open_database(path, PEPPER)
 
 

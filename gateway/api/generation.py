@@ -98,6 +98,7 @@ def generation_object(record: CallRecord, *, operator: bool) -> dict[str, object
         "first_content_ms": record.first_content_ms,
         "tokens_cache_write": record.cache_write_tokens,
         "usage_estimated": record.usage_estimated,
+        "auto": record.auto,
         **({"hedge_cost": usd(record.hedge_cost_pico_usd)} if operator else {}),
     }
 

@@ -104,4 +104,5 @@ class Call:
     prompt_tokens_max: int | None = None  # a report of more is not believed
     completion_tokens_max: int | None = None
     idempotency: str | None = None
+    auto: str | None = None  # what the auto router made of the request: classes and scores, best first
     undelivered: bool = False  # the answer was refused to the client for a reason of ours: he owes nothing

@@ -98,7 +98,8 @@ def record_of(call: Call, total: Costs, now: float, *, hold: int = 0) -> CallRec
         # first_content_ms, total_ms, bytes_in, bytes_out
         None if first is None else (first - call.started) * 1000, (now - call.started) * 1000,
         call.bytes_in, call.bytes_out,
-        # cache_write_tokens, hedge_cost_pico_usd, hold_pico_usd, finish_reason, upstream_id, idempotency
+        # cache_write_tokens, hedge_cost_pico_usd, hold_pico_usd, finish_reason, upstream_id, idempotency, auto
         usage.cache_write, total.hedge, hold,
         call.finish_reason and call.finish_reason[:_NAME_CHARS_MAX], call.chunk_id[:_NAME_CHARS_MAX], call.idempotency,
+        call.auto,
     )  # fmt: skip

@@ -65,6 +65,7 @@ class CallRecord(msgspec.Struct, gc=False):
     finish_reason: str | None = None
     upstream_id: str = ""
     idempotency: str | None = None
+    auto: str | None = None
 
 
 COLUMNS: tuple[str, ...] = CallRecord.__struct_fields__

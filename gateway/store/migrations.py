@@ -222,4 +222,8 @@ def _books_of_before(db: Database) -> None:
     )
 
 
-STEPS: tuple[Callable[[Database], None], ...] = (_first_tables, _money)
+def _auto_router(db: Database) -> None:
+    db.table("calls").add_column("auto", str)  # classes and scores, best first; NULL where the model was named
+
+
+STEPS: tuple[Callable[[Database], None], ...] = (_first_tables, _money, _auto_router)
