@@ -16,7 +16,7 @@ from gateway.core.usage import estimate_prompt_tokens
 from gateway.dialects.echo import echo_frame
 from gateway.dialects.middle_out import middle_out
 from gateway.dialects.openai_chat import ChatRequest
-from gateway.errors import BadRequest
+from gateway.errors import AttemptFailed, BadRequest
 from gateway.judge import CallJudge
 from gateway.observe.metrics import Metrics
 from gateway.providers.openai import adapt_body
@@ -46,12 +46,13 @@ class Contest:
     _judge: CallJudge = field(init=False)
 
     async def run(self) -> Answer:
-        """Race to the first content. Raises Refused, AllFailed, BadRequest (too long, and cannot be shortened)."""
+        """Race to the first content. Raises Refused, AllFailed, NoRoute, BadRequest (cannot be shortened enough)."""
         course = self.course
         judge = self._judge = CallJudge(self.call, course, self.router, self.metrics, self.wall_clock)
         race = Race(
             [placed.attempt for placed in course.placed], self._start, judge, hedge_delay_s=course.delay_s,
             may_hedge=judge.may_hedge, may_retry=judge.may_retry,
+            attempts_max=self.snapshot.config.race.attempts_max,
         )  # fmt: skip
         try:
             return await race.run()
@@ -76,17 +77,23 @@ class Contest:
         return answer
 
     def _shortened(self, attempt: Attempt) -> dict[str, msgspec.Raw]:
-        """The request's fields with so many messages left out of their middle that the attempt's model takes them."""
-        request, window = self.request, window_of(attempt)
+        """The request's fields with so many messages left out of their middle that the attempt's model takes them.
+
+        Raises AttemptFailed with what the caller is told when that cannot be.
+        """
+        request, estimate, window = self.request, self.call.prompt_estimate, window_of(attempt)
         room = window - min(request.max_tokens or window // _ANSWER_SHARE, window)
-        if self.call.prompt_estimate <= room:
+        if estimate <= max(room, window // 2):  # a short prompt is none too long, whatever answer is hoped for
             return request.fields
-        rest = self.call.prompt_estimate - estimate_prompt_tokens(bytes(request.fields["messages"]))
-        shortened = middle_out(request.fields["messages"], tokens_max=room - rest, estimate=estimate_prompt_tokens)
+        messages = request.fields["messages"]
+        rest = estimate - estimate_prompt_tokens(bytes(messages))
+        shortened = middle_out(messages, tokens_max=room - rest, estimate=estimate_prompt_tokens)
         if shortened is None:
-            raise BadRequest(
-                f"the prompt has about {self.call.prompt_estimate} tokens, {attempt.model.id} takes {window} with its "
-                "answer, and no message can be left out; shorten the prompt or lower max_tokens",
+            refusal = BadRequest(
+                f"the prompt has about {estimate} tokens, {attempt.model.id} takes {window} with its answer, and no "
+                "message can be left out; shorten the prompt or lower max_tokens",
                 param="messages",
             )
+            raise AttemptFailed("too_long", reach="call", refusal=refusal)
+        self._judge.shortened(attempt, rest + estimate_prompt_tokens(bytes(shortened)))
         return {**request.fields, "messages": shortened}

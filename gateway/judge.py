@@ -15,8 +15,9 @@ from gateway.observe.metrics import Metrics
 from gateway.route.stats import Stats
 from gateway.router import Course, Router
 
-# Failures that say nothing of the provider's health: a model it does not have, our own pool, a bug of ours.
-_HEALTHY: Final = frozenset({"status_404", "not_a_stream", "pool_full", "internal"})
+# Failures that say nothing of the provider's health: a model it does not have, our own pool, a bug of ours,
+# a prompt that it takes no part of.
+_HEALTHY: Final = frozenset({"status_404", "not_a_stream", "pool_full", "internal", "too_long"})
 _TOO_SLOW: Final = frozenset({"first_content_timeout", "answer_timeout"})
 
 
@@ -24,8 +25,8 @@ class CallJudge:
     """Hears the outcomes of one call's race, and answers for its budgets."""
 
     __slots__ = (
-        "_begun", "_call", "_course", "_estimated", "_hedged_at", "_metrics", "_probes", "_router", "_sent", "_spent",
-        "_wall", "_won",
+        "_begun", "_call", "_course", "_estimated", "_hedged_at", "_metrics", "_probes", "_prompts", "_router", "_sent",
+        "_spent", "_wall", "_won",
     )  # fmt: skip
 
     def __init__(
@@ -39,16 +40,17 @@ class CallJudge:
         self._begun: dict[int, tuple[float, str]] = {}  # by attempt: when, and why it stands where it does
         self._probes: set[Target] | None = None
         self._sent: set[int] = set()
+        self._prompts: dict[int, int] | None = None
         self._spent: dict[int, float] = {}  # when a further attempt was taken from its provider's budget
         self._won = False
         self._estimated = 0  # what the hedges so far were thought to cost
         self._hedged_at = 0.0
 
-    def may_hedge(self, _attempt: Attempt) -> bool:
-        """Whether another may start beside those that live: what a loser may cost is within both bounds."""
+    def may_hedge(self, attempt: Attempt) -> bool:
+        """Whether `attempt` may start beside those that live: what a loser may cost is within both bounds."""
         course, call = self._course, self._call
-        dearest = max(placed.attempt.offer.input for placed in course.placed)
-        cost = dearest * call.prompt_estimate
+        begun = [placed.attempt for placed in course.placed if id(placed.attempt) in self._begun]
+        cost = max(self._prompt_cost(each) for each in (attempt, *begun))
         if course.extra_pico_usd is not None and self._estimated + cost > course.extra_pico_usd:
             return False
         now = self._wall()
@@ -97,6 +99,9 @@ class CallJudge:
         if self._course.conversation is not None:
             router.affinity.put(self._course.conversation, attempt.target, now)
         self._won = True
+        self._call.model = attempt.model.id
+        if self._prompts is not None:
+            self._call.prompt_estimate = self._prompts.get(id(attempt), self._call.prompt_estimate)
         self._note(attempt, "won", 200, duration_s)
 
     def failed(self, attempt: Attempt, failure: AttemptFailed, duration_s: float) -> None:
@@ -122,14 +127,23 @@ class CallJudge:
         router.health.abandoned(attempt.target, probe=self._is_probe(attempt))
         self._stats.first_content_at_least(attempt.endpoint, duration_s, trio.current_time())
         read = self._won and id(attempt) in self._sent
-        cost = attempt.offer.input * self._call.prompt_estimate if read else 0
+        cost = self._prompt_cost(attempt) if read else 0
         self._note(attempt, "cancelled", 0, duration_s, cost)
 
+    def shortened(self, attempt: Attempt, prompt_tokens: int) -> None:
+        """The attempt was sent a shorter prompt than the request has."""
+        self._prompts = {**(self._prompts or {}), id(attempt): prompt_tokens}
+
     def over(self) -> None:
-        """The race has ended: what its hedges cost is known."""
-        if self._estimated:
+        """The race has ended. When one won, what its hedges cost is known; else their estimate stays spent."""
+        if self._estimated and self._won:
             actual = sum(note.cost_pico_usd for note in self._call.attempts)
             self._router.hedges.settle(self._call.account_id, self._estimated, actual, self._hedged_at)
+
+    def _prompt_cost(self, attempt: Attempt) -> int:
+        """What an attempt costs us that was sent its prompt and cancelled; pico-USD."""
+        tokens = (self._prompts or {}).get(id(attempt), self._call.prompt_estimate)
+        return attempt.offer.input * tokens + attempt.offer.request
 
     @property
     def _stats(self) -> Stats:

@@ -213,12 +213,12 @@ class Pipeline:
         except (RateLimited, PaymentRequired):
             live.headers += self._till.standing(live.principal, config)
             raise
+        self._router.began(call)
         contest = Contest(
             call, request, course, snapshot, self._router, self._metrics, self._wall_clock,
             lambda answer: self._abandon(exchange, live, answer),
         )  # fmt: skip
         answer = await self._wait_for_content(exchange, live, contest)
-        call.model = answer.attempt.model.id
         live.headers += self._how_routed(exchange, live)
         try:
             call.winner, call.first_content_at, call.status = answer.attempt, trio.current_time(), 200
@@ -263,7 +263,9 @@ class Pipeline:
 
     @staticmethod
     def _how_routed(exchange: Exchange, live: _Live) -> Headers:
-        verdict = live.course.verdict if live.course is not None else None
+        if live.course is None:  # it was refused before anything was routed
+            return []
+        verdict = live.course.verdict
         return how_routed(live.call, exchange.headers, verdict.name if verdict is not None else None)
 
     async def _relay(
@@ -324,7 +326,7 @@ class Pipeline:
         call = live.call
 
         def drained() -> None:
-            call.ended = "client_gone"
+            call.ended, call.model = "client_gone", answer.attempt.model.id
             if answer.chat is not None and answer.chat.content_seen and call.first_content_at is None:
                 call.winner, call.first_content_at = answer.attempt, trio.current_time()
             if answer.whole is not None and call.winner is None:

@@ -71,7 +71,6 @@ class Router:
 
         Raises BadRequest, ModelNotFound, PermissionDenied, NoRoute, RouteConstrained, AllFailed.
         """
-        self.retries.earn(call.started)
         routing = request.routing
         only = catalog.only(request.model) if routing is PLAIN and principal.models is None else None
         if only is not None and self.health.all_closed() and call.prompt_estimate <= window_of(only):
@@ -96,11 +95,10 @@ class Router:
         needs = needs_of(request.fields, stream=request.stream)
         ask = Ask(needs, routing.preferences, call.prompt_estimate, compresses=bool(routing.middle_out))
         view = View(self.health, self.streams, call.started, self._draw(), warm)
-        course.placed = plan(choices, ask, view)[: config.race.attempts_max]
+        course.placed = plan(choices, ask, view)
         first = course.placed[0].attempt
         call.model = first.model.id
         if len(course.placed) > 1:
-            self.hedges.earn(principal.account_id)
             cached = warm is not None and first.endpoint == warm[:2]
             self._race(course, request, config, call.started, cached=cached)
         return course
@@ -114,7 +112,14 @@ class Router:
             raise BadRequest("`messages` must be a list of messages, each with a role and content", param="messages")
         verdict = self._classifier.classify(prompt)
         choices = pool(request.model, config.auto, verdict.name, catalog)
-        return choices + [each for each in known(request.routing.models, catalog) if each not in choices], verdict
+        free = choices[0].free  # a call that may cost nothing falls back to what costs nothing
+        more = [Choice(each.entry, free or each.free) for each in known(request.routing.models, catalog)]
+        return choices + [each for each in more if each not in choices], verdict
+
+    def began(self, call: Call) -> None:
+        """A call was admitted and makes its first attempt: both budgets earn."""
+        self.retries.earn(call.started)
+        self.hedges.earn(call.account_id)
 
     def ended(self, call: Call, now: float) -> None:
         """A call is over: how fast its stream was, and whether its provider broke it off."""

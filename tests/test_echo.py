@@ -117,6 +117,16 @@ def test_of_several_secrets_none_leaves_its_end() -> None:
     assert echoed(body, SECRET, OTHER, "sk-abcdefghijklmnop.rest", "") == {"a": "*** ***", "b": "***"}
 
 
+def test_an_empty_secret_is_none() -> None:
+    assert echoed(BODY, "", "") == json.loads(BODY)
+
+
+def test_a_secret_of_one_character_bursts_no_bound() -> None:
+    body = b'{"a":"' + b"x" * (BODY_BYTES_MAX - 8) + b'"}'
+    assert len(frame(body, "x")) <= BODY_BYTES_MAX + 1024
+    assert "truncated_body" in echoed(body, "x")
+
+
 def test_no_secret_of_our_own() -> None:
     text = echo_frame(BODY, chunk_id="", created=0, model="", secrets=[])
     assert json.loads(text[6:])["debug"]["echo_upstream_body"] == json.loads(BODY)
@@ -149,6 +159,15 @@ def test_a_long_body_says_so() -> None:
     assert shown["body_bytes"] == len(body)
     assert shown["shown_bytes"] == len(shown["truncated_body"].encode()) == SHOWN_BYTES
     assert body.decode().startswith(shown["truncated_body"])
+
+
+def test_a_cut_within_a_character_or_an_escape() -> None:
+    for lead in range(7):
+        for filling in ("漢", "\\u6f22", '\\"', "\\ud83d\\ude00"):
+            body = ('{"a":"' + "z" * lead + f"\\n{SECRET}\\n{spelled(SECRET)}" + filling * 40_000 + '"}').encode()
+            shown = echoed(body)
+            assert shown["truncated_body"].startswith('{"a":"' + "z" * lead + "\\n***\\n***")
+            assert 15_000 < shown["shown_bytes"] == len(shown["truncated_body"].encode()) <= SHOWN_BYTES
 
 
 def test_up_to_64_kib_are_shown_whole() -> None:

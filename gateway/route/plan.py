@@ -7,17 +7,19 @@ whose breaker is open are left out; when every one is open the call fails at onc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gateway.core.call import Attempt, Target
 from gateway.core.routing import PLAIN
 from gateway.errors import AllFailed, GatewayError, NoRoute
 from gateway.route.catalog import Entry
 from gateway.route.eligible import Ask, eligible, window_of
-from gateway.route.health import Health
+from gateway.route.health import Health, State
 from gateway.route.order import Ordering, Placed, by_warmth, ordered
 from gateway.route.resolve import Choice
 from gateway.route.stats import Stats
+
+_ASKED: Final = frozenset({"provider.order", "sort:price", "sort:latency", "sort:throughput"})
 
 
 class View(NamedTuple):
@@ -77,13 +79,10 @@ def _long_last(placed: list[Placed], ask: Ask) -> list[Placed]:
 
 
 def _past_breakers(placed: list[Placed], view: View) -> list[Placed]:
-    states = [view.health.state(each.attempt.target, view.now) for each in placed]
-    closed = [each for each, state in zip(placed, states, strict=True) if state == "closed"]
-    probes = [each for each, state in zip(placed, states, strict=True) if state == "half_open"]
-    # The probe goes first, or an endpoint would never come back.
-    ready = [Placed(each.attempt, "probe") for each in probes[:1]] + closed + probes[1:]
+    states = {id(each.attempt): view.health.state(each.attempt.target, view.now) for each in placed}
+    ready = [each for each in placed if states[id(each.attempt)] != "open"]
     if ready:
-        return ready
+        return _probe_first(ready, states)
     wait_s = min(view.health.retry_after_s(each.attempt.target, view.now) for each in placed)
     model = placed[0].attempt.model.id
     raise AllFailed(
@@ -91,3 +90,14 @@ def _past_breakers(placed: list[Placed], view: View) -> list[Placed]:
         status=503,
         retry_after_s=max(wait_s, 1.0),
     )
+
+
+def _probe_first(ready: list[Placed], states: dict[int, State]) -> list[Placed]:
+    """One half-open endpoint of the first model goes first, or it would never come back. Not past the request's own
+    order; and never one of a later model, which would answer for the first.
+    """
+    model = ready[0].attempt.model.id
+    for each in ready:
+        if each.attempt.model.id == model and states[id(each.attempt)] == "half_open" and each.reason not in _ASKED:
+            return [Placed(each.attempt, "probe"), *(other for other in ready if other is not each)]
+    return ready
