@@ -52,7 +52,6 @@ class Contest:
         race = Race(
             [placed.attempt for placed in course.placed], self._start, judge, hedge_delay_s=course.delay_s,
             may_hedge=judge.may_hedge, may_retry=judge.may_retry,
-            attempts_max=self.snapshot.config.race.attempts_max,
         )  # fmt: skip
         try:
             return await race.run()

@@ -12,7 +12,7 @@ from math import inf
 from typing import Final
 
 from gateway.config import Config
-from gateway.core.call import Attempt, Call
+from gateway.core.call import Attempt, Call, Endpoint
 from gateway.core.principal import Principal
 from gateway.core.routing import PLAIN, RaceMode
 from gateway.dialects.conversation import conversation_key
@@ -95,12 +95,11 @@ class Router:
         needs = needs_of(request.fields, stream=request.stream)
         ask = Ask(needs, routing.preferences, call.prompt_estimate, compresses=bool(routing.middle_out))
         view = View(self.health, self.streams, call.started, self._draw(), warm)
-        course.placed = plan(choices, ask, view)
+        course.placed = _cut(plan(choices, ask, view), config.race.attempts_max)
         first = course.placed[0].attempt
         call.model = first.model.id
         if len(course.placed) > 1:
-            cached = warm is not None and first.endpoint == warm[:2]
-            self._race(course, request, config, call.started, cached=cached)
+            self._race(course, request, config, call.started, cached=first.target == warm)
         return course
 
     def _choices(self, request: ChatRequest, config: Config, catalog: Catalog) -> tuple[list[Choice], Verdict | None]:
@@ -114,7 +113,10 @@ class Router:
         choices = pool(request.model, config.auto, verdict.name, catalog)
         free = choices[0].free  # a call that may cost nothing falls back to what costs nothing
         more = [Choice(each.entry, free or each.free) for each in known(request.routing.models, catalog)]
-        return choices + [each for each in more if each not in choices], verdict
+        for each in more:
+            if each not in choices:
+                choices.append(each)
+        return choices, verdict
 
     def began(self, call: Call) -> None:
         """A call was admitted and makes its first attempt: both budgets earn."""
@@ -163,3 +165,15 @@ def _allowed(choices: list[Choice], principal: Principal) -> list[Choice]:
         wanted = choices[0].entry.model.id
         raise PermissionDenied(f"this key may not use {wanted}; GET /key lists its models", code="model_denied")
     return found
+
+
+def _cut(placed: list[Placed], most: int) -> list[Placed]:
+    """At most so many; an endpoint's second key goes before another endpoint's first."""
+    if len(placed) <= most:
+        return placed
+    seen: dict[Endpoint, int] = {}
+    turns: list[tuple[int, int]] = []
+    for index, each in enumerate(placed):
+        turn = seen[each.attempt.endpoint] = seen.get(each.attempt.endpoint, -1) + 1
+        turns.append((turn, index))
+    return [placed[index] for index in sorted(index for _, index in sorted(turns)[:most])]

@@ -36,7 +36,7 @@ class Attempt:
     provider: str
     key_index: int
     origin: Origin
-    head: bytes
+    head: bytes = field(repr=False)  # it holds the key
     offer: Offer
     quirks: Quirks
     on_disconnect: OnDisconnect

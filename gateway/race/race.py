@@ -20,7 +20,6 @@ from gateway.errors import AllFailed, AttemptFailed, GatewayError, NoRoute
 from gateway.upstream.answer import Answer
 
 Start = Callable[[Attempt], Awaitable[Answer]]
-ATTEMPTS_MAX = 64
 # Not answered, or answered that it has no time: nothing bad was said, so it is "unavailable", not "bad gateway".
 _BUSY = frozenset(
     {
@@ -59,7 +58,7 @@ class Race:
     """
 
     __slots__ = (
-        "_begun", "_dead", "_ended", "_failures", "_hedge_delay_s", "_judge", "_left", "_living", "_may_hedge",
+        "_begun", "_dead", "_ended", "_failures", "_hedge_delay_s", "_judge", "_living", "_may_hedge",
         "_may_retry", "_over", "_refusal", "_refused", "_remaining", "_start", "_told",
     )  # fmt: skip
 
@@ -72,7 +71,6 @@ class Race:
         hedge_delay_s: float = inf,
         may_hedge: Callable[[Attempt], bool] = lambda _attempt: False,
         may_retry: Callable[[Attempt], bool] = lambda _attempt: True,
-        attempts_max: int = ATTEMPTS_MAX,
     ) -> None:
         self._remaining = list(attempts)
         self._start = start
@@ -80,7 +78,6 @@ class Race:
         self._hedge_delay_s = hedge_delay_s
         self._may_hedge = may_hedge
         self._may_retry = may_retry
-        self._left = attempts_max  # how many may still be made
         self._begun = False
         self._refusal: GatewayError | None = None
         self._living: list[Attempt] = []
@@ -158,7 +155,7 @@ class Race:
         """Whether the next attempt may start beside the living: none of them may bill on after a cancel, for all but
         one will be cancelled; and the budget must allow it, which is asked last.
         """
-        following = self._peek() if self._left > 0 else None
+        following = self._peek()
         if following is None or any(a.on_disconnect != "cancel" for a in (following, *self._living)):
             return False
         return self._may_hedge(following)
@@ -183,7 +180,7 @@ class Race:
         """The next attempt to start. One that follows a failure asks the retry budget; a hedge has asked its own."""
         if not self._begun:
             return self._begin(self._remaining.pop(0))
-        while self._left > 0 and (attempt := self._peek()) is not None:
+        while (attempt := self._peek()) is not None:
             self._remaining.remove(attempt)
             if self._living or self._may_retry(attempt):
                 return self._begin(attempt)
@@ -193,7 +190,6 @@ class Race:
     def _begin(self, attempt: Attempt) -> Attempt:
         """Told at once and not by the lane's task: a breaker's single probe is taken by the first that is planned."""
         self._begun = True
-        self._left -= 1
         self._judge.began(attempt, beside=bool(self._living))
         return attempt
 

@@ -57,7 +57,7 @@ def is_free(attempt: Attempt) -> bool:
     model, offer = attempt.model, attempt.offer
     if model.price is not None:
         return model.price == "free"
-    return not (offer.input or offer.output or offer.request)
+    return not any((offer.input, offer.output, offer.request, offer.cached_input, offer.cache_write, offer.reasoning))
 
 
 def window_of(attempt: Attempt) -> int:
@@ -119,32 +119,30 @@ def _nobody(attempts: Sequence[Attempt], ask: Ask, reasons: dict[str, int]) -> N
     model = attempts[0].model
     constraints = sorted(reason for reason in reasons if reason not in {"features", "context"})
     if not constraints:
-        raise BadRequest(_unable(model, attempts, ask, reasons), param=_param(ask, reasons))
+        raise _unable(model, attempts, ask, reasons)
     told = ", ".join(":free" if reason == "free" else reason for reason in constraints)
     raise RouteConstrained(
         f"{told} of the request leave no provider of {model.id}; loosen them, or see the model's endpoints",
-        param=constraints[0] if constraints != ["free"] else "model",
+        param=next((reason for reason in constraints if reason != "free"), "model"),
     )
 
 
-def _param(ask: Ask, reasons: dict[str, int]) -> str:
-    if "features" not in reasons:
-        return "messages"
-    return "stream" if "stream" in ask.needs.features else "model"
-
-
-def _unable(model: Model, attempts: Sequence[Attempt], ask: Ask, reasons: dict[str, int]) -> str:
-    offers = [attempt.offer.supports or frozenset() for attempt in attempts]
+def _unable(model: Model, attempts: Sequence[Attempt], ask: Ask, reasons: dict[str, int]) -> BadRequest:
     if "features" not in reasons:
         longest = max(window_of(attempt) for attempt in attempts)
-        return (
+        return BadRequest(
             f"the prompt has about {ask.prompt_tokens} tokens and {model.id} takes {longest} with its answer; shorten "
-            'it, or send `transforms: ["middle-out"]`'
+            'it, or send `transforms: ["middle-out"]`',
+            param="messages",
         )
-    if all(CHAT_LESS in supports for supports in offers):
-        return f"{model.id} is an embeddings model; it does not take chat completions"
-    missing = sorted(feature for feature in ask.needs.features if not any(feature in supports for supports in offers))
+    supports = [attempt.offer.supports for attempt in attempts]
+    if all(each is not None and CHAT_LESS in each for each in supports):
+        return BadRequest(f"{model.id} is an embeddings model; it does not take chat completions", param="model")
+    missing = [name for name in ask.needs.features if not any(each is None or name in each for each in supports)]
     if "stream" in missing:
-        return f"no provider of {model.id} streams; send `stream: false`"
-    what = " or ".join(missing or sorted(ask.needs.features))
-    return f"no provider of {model.id} can do what the request asks for ({what}); see its entry in GET /v1/models"
+        return BadRequest(f"no provider of {model.id} streams; send `stream: false`", param="stream")
+    what = " or ".join(sorted(missing or ask.needs.features))
+    return BadRequest(
+        f"no provider of {model.id} can do what the request asks for ({what}); see its entry in GET /v1/models",
+        param="model",
+    )

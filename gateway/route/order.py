@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from gateway.core.call import Attempt, Target
 from gateway.core.routing import Bounds, Preferences, Sort
-from gateway.route.eligible import asked, names
+from gateway.route.eligible import asked, names, window_of
 from gateway.route.stats import Quantiles, Stats
 
 
@@ -35,6 +35,7 @@ class Ordering(NamedTuple):
     warm: Target | None
     now: float
     draw: float
+    prompt_tokens: int = 0
 
 
 def ordered(attempts: Sequence[Attempt], by: Ordering) -> list[Placed]:
@@ -44,11 +45,14 @@ def ordered(attempts: Sequence[Attempt], by: Ordering) -> list[Placed]:
     if wish.order:
         placed = _as_listed(groups, by)
     elif wish.sort is not None:
-        placed = [(group, f"sort:{wish.sort}") for group in sorted(groups, key=_sort_key(wish.sort, by))]
+        warmed = [by_warmth(group, by.warm) for group in groups]
+        placed = [(group, f"sort:{wish.sort}") for group in sorted(warmed, key=_sort_key(wish.sort, by))]
     else:
         placed = _balanced(groups, by)
     if wish.preferred_min_throughput is not None or wish.preferred_max_latency is not None:
         placed.sort(key=lambda each: _misses(each[0][0], by))  # stable: slow ones go behind, none is left out
+    if any(_too_long(group[0], by) for group, _ in placed):
+        placed.sort(key=lambda each: _too_long(each[0][0], by))
     if not wish.allow_fallbacks and not wish.order:
         placed = placed[:1]
     return [Placed(attempt, reason) for group, reason in placed for attempt in group]
@@ -76,12 +80,16 @@ def _balanced(groups: list[_Group], by: Ordering) -> list[tuple[_Group, str]]:
     if len(groups) == 1:
         return [(by_warmth(groups[0], by.warm), _only(groups[0], by.warm))]
     listed = groups[:1] and groups[0][0].model.balance == "order"  # the operator's word: until its breaker opens
-    well = [group for group in groups if listed or not by.stats.recent_outage(group[0].endpoint, by.now)]
-    ill = [(group, "outage") for group in groups if group not in well]
+    well: list[_Group] = []
+    ill: list[_Group] = []
+    for group in groups:
+        is_ill = not listed and by.stats.recent_outage(group[0].endpoint, by.now)
+        (ill if is_ill else well).append(group)
     warm = [group for group in well if by.warm is not None and group[0].endpoint == by.warm[:2]]
-    rest = [group for group in well if group not in warm]
+    rest = [group for group in well if by.warm is None or group[0].endpoint != by.warm[:2]]
     chosen = [(group, "listed") for group in rest] if listed else _drawn(rest, by.draw)
-    return [(by_warmth(group, by.warm), "affinity") for group in warm] + chosen + ill
+    last = [(group, "outage") for group in sorted(ill, key=lambda group: _cost(group[0]))]
+    return [(by_warmth(group, by.warm), "affinity") for group in warm] + chosen + last
 
 
 def _only(group: _Group, warm: Target | None) -> str:
@@ -99,7 +107,7 @@ def _drawn(groups: list[_Group], draw: float) -> list[tuple[_Group, str]]:
     """One by weight, the rest by price. What costs nothing outweighs all that costs something."""
     if not groups:
         return []
-    prices = [_price(group[0]) for group in groups]
+    prices = [_cost(group[0]) for group in groups]
     cheapest = min(prices)
     weights = [1.0 if price == cheapest else (cheapest / price) ** 2 for price in prices]
     at, left = 0, draw * sum(weights)
@@ -111,16 +119,25 @@ def _drawn(groups: list[_Group], draw: float) -> list[tuple[_Group, str]]:
 
 
 _TYPICAL: Final = 3  # prompt tokens to one of the answer, where one price has to stand for both
+_ANSWER_TOKENS: Final = 250  # of that answer, over which a price per call is spread
 
 
-def _price(attempt: Attempt) -> int:
-    return _TYPICAL * asked(attempt, "input") + asked(attempt, "output")
+def _cost(attempt: Attempt) -> int:
+    """What an offer asks of us: what the customer pays is the same for all where the model has a price of its own."""
+    offer = attempt.offer
+    return _TYPICAL * offer.input + offer.output + offer.request // _ANSWER_TOKENS
 
 
-def _sort_key(sort: Sort, by: Ordering) -> Callable[[_Group], tuple[float, int]]:
+def _price(attempt: Attempt) -> tuple[int, int]:
+    """What it costs the customer, then what it costs us."""
+    per_call = asked(attempt, "request") // _ANSWER_TOKENS
+    return _TYPICAL * asked(attempt, "input") + asked(attempt, "output") + per_call, _cost(attempt)
+
+
+def _sort_key(sort: Sort, by: Ordering) -> Callable[[_Group], tuple[float, tuple[int, int]]]:
     """Least first; an endpoint nobody has measured comes last, and equal ones by price."""
 
-    def key(group: _Group) -> tuple[float, int]:
+    def key(group: _Group) -> tuple[float, tuple[int, int]]:
         first = group[0]
         if sort == "price":
             return 0.0, _price(first)
@@ -131,6 +148,11 @@ def _sort_key(sort: Sort, by: Ordering) -> Callable[[_Group], tuple[float, int]]
         return (seen.p50 if sort == "latency" else -seen.p50), _price(first)
 
     return key
+
+
+def _too_long(attempt: Attempt, by: Ordering) -> bool:
+    """Whether the prompt may be too long for an endpoint: it comes after those it fits."""
+    return by.prompt_tokens > window_of(attempt)
 
 
 def _misses(attempt: Attempt, by: Ordering) -> bool:

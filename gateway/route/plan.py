@@ -7,19 +7,17 @@ whose breaker is open are left out; when every one is open the call fails at onc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from gateway.core.call import Attempt, Target
 from gateway.core.routing import PLAIN
 from gateway.errors import AllFailed, GatewayError, NoRoute
 from gateway.route.catalog import Entry
 from gateway.route.eligible import Ask, eligible, window_of
-from gateway.route.health import Health, State
+from gateway.route.health import Health
 from gateway.route.order import Ordering, Placed, by_warmth, ordered
 from gateway.route.resolve import Choice
 from gateway.route.stats import Stats
-
-_ASKED: Final = frozenset({"provider.order", "sort:price", "sort:latency", "sort:throughput"})
 
 
 class View(NamedTuple):
@@ -40,11 +38,10 @@ def plan(choices: Sequence[Choice], ask: Ask, view: View) -> list[Placed]:
     """
     entry, free = choices[0]
     if len(choices) == 1 and entry.alone and not free and _fits(entry, ask):
-        attempts = entry.attempts if view.warm is None else by_warmth(entry.attempts, view.warm)
+        attempts = by_warmth(entry.attempts, view.warm)
         placed = [Placed(attempt, "only") for attempt in attempts]
-    else:
-        placed = _all(choices, ask, view)
-    return placed if view.health.all_closed() else _past_breakers(placed, view)
+        return placed if view.health.all_closed() else _probe_first(_ready(placed, view), view)
+    return _all(choices, ask, view)
 
 
 def _fits(entry: Entry, ask: Ask) -> bool:
@@ -53,51 +50,57 @@ def _fits(entry: Entry, ask: Ask) -> bool:
 
 
 def _all(choices: Sequence[Choice], ask: Ask, view: View) -> list[Placed]:
-    by = Ordering(ask.preferences, view.stats, view.warm, view.now, view.draw)
+    by = Ordering(ask.preferences, view.stats, view.warm, view.now, view.draw, ask.prompt_tokens)
     models: list[list[Attempt]] = []
     problems: list[GatewayError] = []
+    resting: list[Attempt] = []
     for entry, free in choices:
-        if not entry.attempts:
-            problems.append(
-                NoRoute(f"no enabled provider serves {entry.model.id}; the operator has to set a provider key")
-            )
-            continue
         try:
-            models.append(eligible(entry.attempts, ask, free=free))
+            able = _able(entry, ask, free=free)
         except GatewayError as problem:
             problems.append(problem)
+            continue
+        ready = [attempt for attempt in able if view.health.state(attempt.target, view.now) != "open"]
+        resting += able
+        if ready:
+            models.append(ready)
     if not models:
-        raise problems[0]
+        raise _resting(resting, view) if resting else problems[0]
     if ask.preferences.partition == "none" and ask.preferences.sort is not None:
-        return _long_last(ordered([attempt for model in models for attempt in model], by), ask)
-    return [placed for model in models for placed in _long_last(ordered(model, by), ask)]
+        return ordered([attempt for model in models for attempt in model], by)
+    plans = [ordered(model, by) for model in models]
+    if not (view.health.all_closed() or ask.preferences.order or ask.preferences.sort):
+        plans = [_probe_first(each, view) for each in plans]
+    return [placed for each in plans for placed in each]
 
 
-def _long_last(placed: list[Placed], ask: Ask) -> list[Placed]:
-    """Endpoints the prompt may be too long for come after those it fits."""
-    return sorted(placed, key=lambda each: ask.prompt_tokens > window_of(each.attempt))
+def _able(entry: Entry, ask: Ask, *, free: bool) -> list[Attempt]:
+    if not entry.attempts:
+        raise NoRoute(f"no enabled provider serves {entry.model.id}; the operator has to set a provider key")
+    return eligible(entry.attempts, ask, free=free)
 
 
-def _past_breakers(placed: list[Placed], view: View) -> list[Placed]:
-    states = {id(each.attempt): view.health.state(each.attempt.target, view.now) for each in placed}
-    ready = [each for each in placed if states[id(each.attempt)] != "open"]
-    if ready:
-        return _probe_first(ready, states)
-    wait_s = min(view.health.retry_after_s(each.attempt.target, view.now) for each in placed)
-    model = placed[0].attempt.model.id
-    raise AllFailed(
+def _ready(placed: list[Placed], view: View) -> list[Placed]:
+    ready = [each for each in placed if view.health.state(each.attempt.target, view.now) != "open"]
+    if not ready:
+        raise _resting([each.attempt for each in placed], view)
+    return ready
+
+
+def _probe_first(placed: list[Placed], view: View) -> list[Placed]:
+    """Of one model: a half-open endpoint goes first, or it would never come back; not past the request's own order."""
+    half = [each for each in placed if view.health.state(each.attempt.target, view.now) == "half_open"]
+    if not half:
+        return placed
+    rest = [each for each in placed if view.health.state(each.attempt.target, view.now) != "half_open"]
+    return [Placed(half[0].attempt, "probe"), *rest, *half[1:]]
+
+
+def _resting(attempts: list[Attempt], view: View) -> AllFailed:
+    wait_s = min(view.health.retry_after_s(attempt.target, view.now) for attempt in attempts)
+    model = attempts[0].model.id
+    return AllFailed(
         f"every provider of {model} is resting after failures; retry later, or choose another model",
         status=503,
         retry_after_s=max(wait_s, 1.0),
     )
-
-
-def _probe_first(ready: list[Placed], states: dict[int, State]) -> list[Placed]:
-    """One half-open endpoint of the first model goes first, or it would never come back. Not past the request's own
-    order; and never one of a later model, which would answer for the first.
-    """
-    model = ready[0].attempt.model.id
-    for each in ready:
-        if each.attempt.model.id == model and states[id(each.attempt)] == "half_open" and each.reason not in _ASKED:
-            return [Placed(each.attempt, "probe"), *(other for other in ready if other is not each)]
-    return ready

@@ -33,7 +33,9 @@ def resolve(model: str, routing: Routing, catalog: Catalog) -> tuple[list[Choice
     if suffix is not None:
         routing = with_suffix(routing, suffix)
     found = [] if first is None else [first]
-    found += [choice for choice in known(routing.models, catalog) if choice not in found]
+    for choice in known(routing.models, catalog):
+        if choice not in found:
+            found.append(choice)
     if not found:
         catalog.find(model)  # raises
     return found, routing
