@@ -63,6 +63,8 @@ class Race(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hedge_delay_min_s: float = 0.05  # the adaptive delay is never shorter
     retry_share_max: float = 0.2
     retries_per_s_min: float = 10.0
+    retries_max: int = 1  # of a call that everybody failed for the moment: the best offer once more
+    retry_delay_s: float = 0.5  # the pause before it is random, up to this; doubled each time
 
 
 class Routing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

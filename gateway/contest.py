@@ -52,6 +52,7 @@ class Contest:
         race = Race(
             [placed.attempt for placed in course.placed], self._start, judge, hedge_delay_s=course.delay_s,
             may_hedge=judge.may_hedge, may_retry=judge.may_retry,
+            pauses_s=self.router.pauses_s(self.snapshot.config),
         )  # fmt: skip
         try:
             return await race.run()

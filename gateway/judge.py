@@ -62,8 +62,10 @@ class CallJudge:
 
     def may_retry(self, attempt: Attempt) -> bool:
         """Whether `attempt` may follow one that failed."""
-        now = trio.current_time()
-        if not self._router.retries.spend(attempt.provider, now):
+        now, router = trio.current_time(), self._router
+        if id(attempt) in self._begun and router.health.state(attempt.target, now) == "open":
+            return False  # the same again: its breaker has opened meanwhile
+        if not router.retries.spend(attempt.provider, now):
             return False
         self._spent[id(attempt)] = now
         return True
@@ -74,6 +76,8 @@ class CallJudge:
         placed = self._course.placed
         if beside:
             reason = "hedge"
+        elif id(attempt) in self._begun:
+            reason = "retry"
         elif placed[0].attempt is attempt:
             reason = placed[0].reason
         else:

@@ -6,7 +6,7 @@ It owns the breakers, the measurements, the conversations' places and both budge
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -117,6 +117,14 @@ class Router:
             if each not in choices:
                 choices.append(each)
         return choices, verdict
+
+    def pauses_s(self, config: Config) -> Iterator[float]:
+        """The pauses before the tries that a call has left when everybody failed: full jitter, doubled each time.
+
+        Source: AWS Architecture Blog, "Exponential Backoff And Jitter".
+        """
+        race = config.race
+        return (self._draw() * race.retry_delay_s * 2**index for index in range(race.retries_max))
 
     def began(self, call: Call) -> None:
         """A call was admitted and makes its first attempt: both budgets earn."""

@@ -67,7 +67,7 @@ def config(wall: list[Cell], ports: tuple[int, int], closed_port: int) -> str:
         for name, port, unreachable in zip(cell.providers, ports, cell.unreachable, strict=True):
             rest.append(servers.provider_table(name, closed_port if unreachable else port))
         rest.append(servers.model_table(cell.model, zip(cell.providers, cell.offered, strict=True)))
-    return servers.settings({"timeouts": TIMEOUTS_S}, rest)
+    return servers.settings({"timeouts": TIMEOUTS_S, "race": {"retries_max": 0}}, rest)  # each is to be asked once
 
 
 def run(folder: Path, faults: tuple[Fault, ...] = FAULTS) -> Wall:

@@ -252,6 +252,7 @@ async def build_pipeline(
     timeouts: Timeouts | None = None,
     race: Race | None = None,
     routing: Routing | None = None,
+    retries: int = 0,
     limits: Upstream | None = None,
     keys: Mapping[str, int] | None = None,
     on_disconnect: Mapping[str, OnDisconnect] | None = None,
@@ -286,7 +287,7 @@ async def build_pipeline(
     config = Config(
         "test.toml",
         timeouts=timeouts or Timeouts(),
-        race=race or Race(),
+        race=msgspec.structs.replace(race or Race(), retries_max=retries),
         routing=routing or Routing(affinity_s=0),  # calls of a test are not one conversation, unless it says so
         upstream=limits,
         providers=providers,

@@ -37,12 +37,14 @@ _PLAN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MAY_BE_ZERO = frozenset(
     {"grace_s", "keepalive_s", "first_token_s", "token_gap_s", "affinity_s", "probe_every_s"}
     | {"hedge_delay_s", "hedge_delay_min_s", "hedge_share_max", "retry_share_max", "retries_per_s_min"}
+    | {"retries_max", "retry_delay_s"}
 )
 _AT_MOST = {
     "hedge_share_max": 1.0,
     "retry_share_max": 1.0,
     "retries_per_s_min": 1e6,
     "attempts_max": 64,
+    "retries_max": 8,
     "h2_streams_max": 65_535,
 }
 _COUNT_MAX = 1 << 40  # of bytes, connections, words: beyond it a number is a slip of the pen

@@ -4,11 +4,12 @@ Start the first attempt; start the next when one fails or, with hedging, when it
 with content wins; losers are cancelled by scope and have closed their sockets before `race` returns. Which attempts
 are worth starting is decided here from `AttemptFailed.reach`: after a key failure the provider's next key, after a
 provider failure the next provider, after a refusal another model, if the request named one.
+This is the one layer that tries again; below it a request is sent once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from typing import Protocol
 
@@ -34,6 +35,10 @@ _BUSY = frozenset(
 )
 # Nothing behind this address is worth another try, whatever the model.
 _UNREACHABLE = frozenset({"connect_error", "connect_timeout", "pool_full"})
+# Over in a moment, perhaps, and nothing was answered yet: an overload or a restart, that named no time to come back.
+_FLEETING = frozenset(
+    {"connect_error", "no_answer", "status_500", "status_502", "status_503", "status_504", "status_529"}
+)
 
 
 class Judge(Protocol):
@@ -54,12 +59,12 @@ class Judge(Protocol):
 
 class Race:
     """One call's race. `hedge_delay_s` is inf for none; `may_hedge` and `may_retry` ask their budgets, once per attempt
-    beside or after others.
+    beside or after others; `pauses_s` are those before a failed attempt is made again, as many as that may be.
     """
 
     __slots__ = (
-        "_begun", "_dead", "_ended", "_failures", "_hedge_delay_s", "_judge", "_living", "_may_hedge",
-        "_may_retry", "_over", "_refusal", "_refused", "_remaining", "_start", "_told",
+        "_begun", "_dead", "_ended", "_failures", "_fleeting", "_hedge_delay_s", "_judge", "_living", "_may_hedge",
+        "_may_retry", "_over", "_pauses_s", "_refusal", "_refused", "_remaining", "_start", "_told",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +76,7 @@ class Race:
         hedge_delay_s: float = inf,
         may_hedge: Callable[[Attempt], bool] = lambda _attempt: False,
         may_retry: Callable[[Attempt], bool] = lambda _attempt: True,
+        pauses_s: Iterable[float] = (),
     ) -> None:
         self._remaining = list(attempts)
         self._start = start
@@ -78,6 +84,8 @@ class Race:
         self._hedge_delay_s = hedge_delay_s
         self._may_hedge = may_hedge
         self._may_retry = may_retry
+        self._pauses_s = pauses_s
+        self._fleeting: list[Attempt] = []  # that failed in a way that may be over in a moment
         self._begun = False
         self._refusal: GatewayError | None = None
         self._living: list[Attempt] = []
@@ -92,19 +100,33 @@ class Race:
         """Race to the first content. The caller owns the Answer. Raises Refused, AllFailed, NoRoute."""
         if not self._remaining:
             raise NoRoute("no enabled provider serves this model; the operator has to set a provider key")
-        if self._hedge_delay_s < inf and len(self._remaining) > 1:
-            return await self._abreast()
-        return await self._in_turn()
+        abreast = self._hedge_delay_s < inf and len(self._remaining) > 1
+        answer = await (self._abreast() if abreast else self._in_turn())
+        return answer if answer is not None else await self._again()
 
-    async def _in_turn(self) -> Answer:
+    async def _in_turn(self) -> Answer | None:
         """No hedging: at most one attempt lives at a time, in the caller's own task."""
         while (attempt := self._take()) is not None:
             answer = await self._try(attempt)
             if answer is not None:
                 return answer
+        return None
+
+    async def _again(self) -> Answer:
+        """Nobody is left: after a pause the best of those whose failure may be over by now has another try."""
+        for pause_s in self._pauses_s:
+            if self._refusal is not None or not self._fleeting:
+                break
+            await trio.sleep(pause_s)
+            attempt = self._fleeting.pop(0)
+            if not self._may_retry(attempt):
+                break
+            answer = await self._try(self._begin(attempt))
+            if answer is not None:
+                return answer
         raise self._all_failed()
 
-    async def _abreast(self) -> Answer:
+    async def _abreast(self) -> Answer | None:
         """Hedging: attempts run side by side; the nursery ends when the first has won and the others have closed."""
         winners: list[Answer] = []
         refusals: list[GatewayError] = []
@@ -137,7 +159,7 @@ class Race:
             return winners[0]
         if refusals:
             raise refusals[0]
-        raise self._all_failed()
+        return None
 
     async def _until_next(self, newest: Attempt) -> None:
         """Wait until another attempt may start: none lives, or the newest had its time and a hedge is allowed."""
@@ -220,6 +242,8 @@ class Race:
         self._judge.failed(attempt, failure, duration_s)
         self._failures.append(failure)
         self._told.append(f"{attempt.provider}: {failure.outcome}")
+        if failure.outcome in _FLEETING and failure.retry_after_s is None:
+            self._fleeting.append(attempt)
         if failure.reach == "call" and failure.refusal is not None:
             self._refused.add(attempt.model.id)
             self._refusal = self._refusal or failure.refusal
