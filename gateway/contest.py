@@ -5,7 +5,7 @@ Whoever calls `run` owns the Answer. A request is rendered when its attempt star
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -52,12 +52,15 @@ class Contest:
         race = Race(
             [placed.attempt for placed in course.placed], self._start, judge, hedge_delay_s=course.delay_s,
             may_hedge=judge.may_hedge, may_retry=judge.may_retry,
-            pauses_s=self.router.pauses_s(self.snapshot.config),
+            pauses_s=self._pauses_s,
         )  # fmt: skip
         try:
             return await race.run()
         finally:
             judge.over()
+
+    def _pauses_s(self) -> Iterator[float]:
+        return self.router.pauses_s(self.snapshot.config)
 
     async def _start(self, attempt: Attempt) -> Answer:
         call, request, stream = self.call, self.request, self.request.stream

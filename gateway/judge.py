@@ -37,7 +37,7 @@ class CallJudge:
         self._router = router
         self._metrics = metrics
         self._wall = wall_clock
-        self._begun: dict[int, tuple[float, str]] = {}  # by attempt: when, and why it stands where it does
+        self._begun: dict[int, str] = {}  # by attempt: why it stands where it does
         self._probes: set[Target] | None = None
         self._sent: set[int] = set()
         self._prompts: dict[int, int] | None = None
@@ -70,9 +70,8 @@ class CallJudge:
         self._spent[id(attempt)] = now
         return True
 
-    def began(self, attempt: Attempt, *, beside: bool) -> None:
+    def began(self, attempt: Attempt, now: float, *, beside: bool) -> None:
         """It starts. The first one into a half-open breaker is its probe."""
-        now = trio.current_time()
         placed = self._course.placed
         if beside:
             reason = "hedge"
@@ -82,7 +81,7 @@ class CallJudge:
             reason = placed[0].reason
         else:
             reason = next(each.reason for each in placed if each.attempt is attempt)
-        self._begun[id(attempt)] = now, reason
+        self._begun[id(attempt)] = reason
         health = self._router.health
         if not health.all_closed() and health.started(attempt.target, now):
             self._probes = {*(self._probes or ()), attempt.target}
@@ -91,12 +90,13 @@ class CallJudge:
         """Its request has reached the provider."""
         self._sent.add(id(attempt))
 
-    def won(self, attempt: Attempt, duration_s: float) -> None:
+    def won(self, attempt: Attempt, began: float, now: float) -> None:
         """First content came."""
-        router, now = self._router, trio.current_time()
+        router = self._router
         if not router.health.all_closed():
             router.health.succeeded(attempt.target, probe=self._is_probe(attempt))
-        self._stats.first_content(attempt.endpoint, duration_s, now)
+        if self._call.stream or len(self._course.placed) > 1:  # how long whole answers take is for hedging alone
+            self._stats.first_content(attempt.endpoint, now - began, now)
         router.streams.outcome(attempt.endpoint, True, now)
         if id(attempt) in self._spent:
             router.retries.give_back(attempt.provider, self._spent[id(attempt)])
@@ -106,11 +106,11 @@ class CallJudge:
         self._call.model = attempt.model.id
         if self._prompts is not None:
             self._call.prompt_estimate = self._prompts.get(id(attempt), self._call.prompt_estimate)
-        self._note(attempt, "won", 200, duration_s)
+        self._note(attempt, "won", 200, began, now)
 
-    def failed(self, attempt: Attempt, failure: AttemptFailed, duration_s: float) -> None:
+    def failed(self, attempt: Attempt, failure: AttemptFailed, began: float, now: float) -> None:
         """It failed. A refusal of the request says the provider is well."""
-        router, now, target = self._router, trio.current_time(), attempt.target
+        router, target = self._router, attempt.target
         probe = self._is_probe(attempt)
         if failure.outcome in _HEALTHY:
             router.health.abandoned(target, probe=probe)
@@ -120,19 +120,19 @@ class CallJudge:
             router.health.failed(target, now, probe=probe, retry_after_s=failure.retry_after_s)
             router.streams.outcome(attempt.endpoint, False, now)
             if failure.outcome in _TOO_SLOW:
-                self._stats.first_content_at_least(attempt.endpoint, duration_s, now)
+                self._stats.first_content_at_least(attempt.endpoint, now - began, now)
             if self._course.conversation is not None:
                 router.affinity.drop(self._course.conversation, target)
-        self._note(attempt, failure.outcome, failure.status, duration_s)
+        self._note(attempt, failure.outcome, failure.status, began, now)
 
-    def lost(self, attempt: Attempt, duration_s: float) -> None:
+    def lost(self, attempt: Attempt, began: float, now: float) -> None:
         """It was cancelled: another won, or the client left. A loser that was sent its prompt cost us that."""
         router = self._router
         router.health.abandoned(attempt.target, probe=self._is_probe(attempt))
-        self._stats.first_content_at_least(attempt.endpoint, duration_s, trio.current_time())
+        self._stats.first_content_at_least(attempt.endpoint, now - began, now)
         read = self._won and id(attempt) in self._sent
         cost = self._prompt_cost(attempt) if read else 0
-        self._note(attempt, "cancelled", 0, duration_s, cost)
+        self._note(attempt, "cancelled", 0, began, now, cost)
 
     def shortened(self, attempt: Attempt, prompt_tokens: int) -> None:
         """The attempt was sent a shorter prompt than the request has."""
@@ -156,12 +156,12 @@ class CallJudge:
     def _is_probe(self, attempt: Attempt) -> bool:
         return self._probes is not None and attempt.target in self._probes
 
-    def _note(self, attempt: Attempt, outcome: str, status: int, duration_s: float, cost: int = 0) -> None:
-        began, reason = self._begun[id(attempt)]
+    def _note(self, attempt: Attempt, outcome: str, status: int, began: float, now: float, cost: int = 0) -> None:
+        reason = self._begun[id(attempt)]
         model, upstream_model = ("", "") if outcome == "won" else (attempt.model.id, attempt.offer.model)
         self._call.attempts.append(
             AttemptNote(
-                attempt.provider, outcome, status, duration_s * 1000, cost, model, upstream_model, reason,
+                attempt.provider, outcome, status, (now - began) * 1000, cost, model, upstream_model, reason,
                 (began - self._call.started) * 1000,
             )
         )  # fmt: skip

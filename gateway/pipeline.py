@@ -340,7 +340,8 @@ class Pipeline:
     def _close(self, live: _Live) -> None:
         """Write the call down. Once per call: by its own task, or by the drainer it was handed to."""
         live.call.ended = live.call.ended or "cancelled"
-        self._router.ended(live.call, trio.current_time())
+        if live.call.stream:
+            self._router.ended(live.call, trio.current_time())
         self._till.close(live.tab)
 
     def begin_draining(self) -> None:

@@ -132,9 +132,9 @@ class Router:
         self.hedges.earn(call.account_id)
 
     def ended(self, call: Call, now: float) -> None:
-        """A call is over: how fast its stream was, and whether its provider broke it off."""
+        """A stream is over: how fast it was, and whether its provider broke it off."""
         winner, began = call.winner, call.first_content_at
-        if winner is None or began is None or not call.stream:
+        if winner is None or began is None:
             return
         if call.ended.startswith("upstream_"):
             self.streams.outcome(winner.endpoint, False, now)

@@ -118,13 +118,14 @@ class Till:
         """
         if tab.record is not None:
             return
-        costs, record = self._bill(tab)
+        now = trio.current_time()
+        costs, record = self._bill(tab, now)
         if _lasting(record):
             try:
                 tab.line = self._records.write_line(record)
             except JournalFailed as exc:
                 raise Overloaded("the gateway cannot write its records; retry later", retry_after_s=RETRY_S) from exc
-        self._settle(tab, costs, record)
+        self._settle(tab, costs, record, now)
 
     async def secure(self, tab: Tab, deadline: float) -> None:
         """Before the last byte leaves: wait until the booking would survive what the operator wants it to survive.
@@ -134,8 +135,8 @@ class Till:
         """
         if not self._power_loss or tab.record is None or not _lasting(tab.record):
             return
-        self._store(tab)
         now = trio.current_time()
+        self._store(tab, now)
         with trio.move_on_at(max(min(deadline, now + COMMIT_WAIT_S), now + COMMIT_WAIT_LEAST_S)) as waiting:
             await self._records.committed()
         if waiting.cancelled_caught:
@@ -149,32 +150,34 @@ class Till:
                 self.book(tab)
             except Overloaded:
                 self._book_anyway(tab)
-        self._store(tab)
+        now = trio.current_time()
+        self._store(tab, now)
         assert tab.record is not None
-        self._observe(call, tab.record, trio.current_time())
+        self._observe(call, tab.record, now)
 
     def _book_anyway(self, tab: Tab) -> None:
         """The journal is full or broken: the record, which waits in memory for the disk, is all there is."""
-        self._settle(tab, *self._bill(tab))
+        now = trio.current_time()
+        self._settle(tab, *self._bill(tab, now), now)
         structlog.get_logger().error("charge_not_journaled", gen_id=tab.call.gen_id)
 
-    def _bill(self, tab: Tab) -> tuple[Costs, CallRecord]:
+    def _bill(self, tab: Tab, now: float) -> tuple[Costs, CallRecord]:
         costs = costs_of(tab.call)
         hold = tab.admission.hold if tab.admission else 0
-        return costs, record_of(tab.call, costs, trio.current_time(), hold=hold)
+        return costs, record_of(tab.call, costs, now, hold=hold)
 
-    def _settle(self, tab: Tab, costs: Costs, record: CallRecord) -> None:
+    def _settle(self, tab: Tab, costs: Costs, record: CallRecord, now: float) -> None:
         tab.record = record
         admission = tab.admission
         if admission is not None:
             began = self.gate.period_of(tab.call.started_at)
             tokens = costs.usage.prompt + costs.usage.completion
-            admission.settle(costs.customer, tokens, began=began, now=trio.current_time())
+            admission.settle(costs.customer, tokens, began=began, now=now)
         if tab.slot is not None and tab.line is not None:  # else it goes with the record's commit
             self._records.close_hold(tab.slot)
             tab.slot = None
 
-    def _store(self, tab: Tab) -> None:
+    def _store(self, tab: Tab, now: float) -> None:
         """Hand the record over, with how the call ended; once."""
         record, call = tab.record, tab.call
         assert record is not None
@@ -182,7 +185,7 @@ class Till:
             return
         tab.stored = True
         record.status, record.code, record.ended = call.status, call.code, call.ended
-        record.bytes_out, record.total_ms = call.bytes_out, (trio.current_time() - call.started) * 1000
+        record.bytes_out, record.total_ms = call.bytes_out, (now - call.started) * 1000
         self._records.put(record, tab.line, tab.slot)
 
     def _observe(self, call: Call, record: CallRecord, now: float) -> None:

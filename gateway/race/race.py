@@ -42,18 +42,18 @@ _FLEETING = frozenset(
 
 
 class Judge(Protocol):
-    """Told of every outcome as it happens: health, metrics and the call's notes hang on it."""
+    """Told of every outcome as it happens: health, metrics and the call's notes hang on it. Times are Trio's."""
 
-    def began(self, attempt: Attempt, *, beside: bool) -> None:
+    def began(self, attempt: Attempt, now: float, *, beside: bool) -> None:
         """The attempt starts; `beside` others that live."""
 
-    def won(self, attempt: Attempt, duration_s: float) -> None:
+    def won(self, attempt: Attempt, began: float, now: float) -> None:
         """The attempt has its first content."""
 
-    def failed(self, attempt: Attempt, failure: AttemptFailed, duration_s: float) -> None:
+    def failed(self, attempt: Attempt, failure: AttemptFailed, began: float, now: float) -> None:
         """The attempt failed."""
 
-    def lost(self, attempt: Attempt, duration_s: float) -> None:
+    def lost(self, attempt: Attempt, began: float, now: float) -> None:
         """Another attempt won, or the client left."""
 
 
@@ -63,8 +63,8 @@ class Race:
     """
 
     __slots__ = (
-        "_begun", "_dead", "_ended", "_failures", "_fleeting", "_hedge_delay_s", "_judge", "_living", "_may_hedge",
-        "_may_retry", "_over", "_pauses_s", "_refusal", "_refused", "_remaining", "_start", "_told",
+        "_dead", "_ended", "_failures", "_fleeting", "_hedge_delay_s", "_judge", "_living", "_may_hedge",
+        "_may_retry", "_newest_at", "_over", "_pauses_s", "_refusal", "_refused", "_remaining", "_start", "_told",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +76,7 @@ class Race:
         hedge_delay_s: float = inf,
         may_hedge: Callable[[Attempt], bool] = lambda _attempt: False,
         may_retry: Callable[[Attempt], bool] = lambda _attempt: True,
-        pauses_s: Iterable[float] = (),
+        pauses_s: Callable[[], Iterable[float]] = tuple,
     ) -> None:
         self._remaining = list(attempts)
         self._start = start
@@ -86,7 +86,7 @@ class Race:
         self._may_retry = may_retry
         self._pauses_s = pauses_s
         self._fleeting: list[Attempt] = []  # that failed in a way that may be over in a moment
-        self._begun = False
+        self._newest_at: float | None = None  # when the newest attempt began
         self._refusal: GatewayError | None = None
         self._living: list[Attempt] = []
         self._ended: trio.Event | None = None
@@ -107,21 +107,21 @@ class Race:
     async def _in_turn(self) -> Answer | None:
         """No hedging: at most one attempt lives at a time, in the caller's own task."""
         while (attempt := self._take()) is not None:
-            answer = await self._try(attempt)
+            answer = await self._try(attempt, self._newest_at)
             if answer is not None:
                 return answer
         return None
 
     async def _again(self) -> Answer:
         """Nobody is left: after a pause the best of those whose failure may be over by now has another try."""
-        for pause_s in self._pauses_s:
+        for pause_s in self._pauses_s():
             if self._refusal is not None or not self._fleeting:
                 break
             await trio.sleep(pause_s)
             attempt = self._fleeting.pop(0)
             if not self._may_retry(attempt):
                 break
-            answer = await self._try(self._begin(attempt))
+            answer = await self._try(self._begin(attempt), self._newest_at)
             if answer is not None:
                 return answer
         raise self._all_failed()
@@ -131,9 +131,9 @@ class Race:
         winners: list[Answer] = []
         refusals: list[GatewayError] = []
 
-        async def lane(attempt: Attempt) -> None:
+        async def lane(attempt: Attempt, began: float | None) -> None:
             try:
-                answer = await self._try(attempt)
+                answer = await self._try(attempt, began)
             except GatewayError as refusal:
                 refusals.append(refusal)
                 nursery.cancel_scope.cancel()
@@ -149,7 +149,7 @@ class Race:
             async with trio.open_nursery() as nursery:
                 while (attempt := self._take()) is not None:
                     self._living.append(attempt)
-                    nursery.start_soon(lane, attempt)
+                    nursery.start_soon(lane, attempt, self._newest_at)
                     await self._until_next(attempt)
         except BaseException:
             for answer in winners:
@@ -200,7 +200,7 @@ class Race:
 
     def _take(self) -> Attempt | None:
         """The next attempt to start. One that follows a failure asks the retry budget; a hedge has asked its own."""
-        if not self._begun:
+        if self._newest_at is None:
             return self._begin(self._remaining.pop(0))
         while (attempt := self._peek()) is not None:
             self._remaining.remove(attempt)
@@ -211,35 +211,35 @@ class Race:
 
     def _begin(self, attempt: Attempt) -> Attempt:
         """Told at once and not by the lane's task: a breaker's single probe is taken by the first that is planned."""
-        self._begun = True
-        self._judge.began(attempt, beside=bool(self._living))
+        self._newest_at = now = trio.current_time()
+        self._judge.began(attempt, now, beside=bool(self._living))
         return attempt
 
-    async def _try(self, attempt: Attempt) -> Answer | None:
+    async def _try(self, attempt: Attempt, began: float | None) -> Answer | None:
         """Run one attempt; None when it failed and others may follow. Raises the refusal when none may."""
-        began = trio.current_time()
+        assert began is not None
         try:
             answer = await self._start(attempt)
         except AttemptFailed as failure:
-            self._failed(attempt, failure, trio.current_time() - began)
+            self._failed(attempt, failure, began)
             return None
         except Exception as exc:  # noqa: BLE001 - a bug of ours in one attempt: tell of it, and let the others try
             structlog.get_logger().error("attempt_failed", provider=attempt.provider, exc_info=exc)
-            self._failed(attempt, AttemptFailed("internal"), trio.current_time() - began)
+            self._failed(attempt, AttemptFailed("internal"), began)
             return None
         except BaseException:
-            self._judge.lost(attempt, trio.current_time() - began)
+            self._judge.lost(attempt, began, trio.current_time())
             raise
         if self._over:  # two finished in the same tick: the first keeps it
             answer.close()
-            self._judge.lost(attempt, trio.current_time() - began)
+            self._judge.lost(attempt, began, trio.current_time())
             return None
         self._over = True
-        self._judge.won(attempt, trio.current_time() - began)
+        self._judge.won(attempt, began, trio.current_time())
         return answer
 
-    def _failed(self, attempt: Attempt, failure: AttemptFailed, duration_s: float) -> None:
-        self._judge.failed(attempt, failure, duration_s)
+    def _failed(self, attempt: Attempt, failure: AttemptFailed, began: float) -> None:
+        self._judge.failed(attempt, failure, began, trio.current_time())
         self._failures.append(failure)
         self._told.append(f"{attempt.provider}: {failure.outcome}")
         if failure.outcome in _FLEETING and failure.retry_after_s is None:
