@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.config import Config, Model, Offer, Provider
-from gateway.core.call import Attempt, Target
+from gateway.core.call import Attempt, Endpoint, Target
 from gateway.core.money import PicoUsd
 from gateway.dialects.needs import needs_of
 from gateway.dialects.openai_chat import parse_request
@@ -23,7 +23,7 @@ from gateway.route.health import FAILURES_TO_OPEN, Health
 from gateway.route.order import Placed
 from gateway.route.plan import View, plan
 from gateway.route.resolve import resolve
-from gateway.route.stats import Endpoint, Stats
+from gateway.route.stats import Stats
 
 NOW: Final = 1000.0
 MESSAGES: Final = [{"role": "user", "content": "hi"}]

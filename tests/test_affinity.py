@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from gateway.route.affinity import Affinity, Target
+from gateway.core.call import Target
+from gateway.route.affinity import Affinity
 
 A: Target = ("openai", "gpt-4o", 0)
 B: Target = ("azure", "gpt-4o-eu", 1)

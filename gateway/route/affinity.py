@@ -18,12 +18,11 @@ from typing import Final
 
 import msgspec
 
+from gateway.core.call import Target
+
 TTL_S: Final = 600.0  # OpenRouter's; prompt caches live 5 to 10 minutes with most vendors
 CONVERSATIONS_MAX: Final = 100_000
 _LOOKS: Final = 2  # one more than an insertion adds: the table follows the number of living conversations
-
-Target = tuple[str, str, int]
-"""A provider's name, its name for the model, and the index of the key: caches belong to an account of the provider."""
 
 
 class _Entry(msgspec.Struct, gc=False):  # of values that hold no references: the collector need not walk them

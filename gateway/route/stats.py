@@ -28,8 +28,7 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import Final
 
-Endpoint = tuple[str, str]
-"""A provider's name, and its name for the model."""
+from gateway.core.call import Endpoint
 
 ENDPOINTS_MAX: Final = 4096  # more than any catalogue; 80 MiB when all of them are busy
 WINDOW_S: Final = 300.0

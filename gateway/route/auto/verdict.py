@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
+from gateway.config import AUTO_CLASSES
 from gateway.dialects.prompt import Prompt
 
-CLASSES: Final = (
-    "tool_call",
-    "trivial",
-    "simple_qa",
-    "coding",
-    "math_reasoning",
-    "deep_analysis",
-    "creative",
-    "instruction",
-    "complex_chat",
-    "general",
-)
+CLASSES: Final = AUTO_CLASSES
 """What each of them means: the labeller's guide in bench/auto/README.md."""
 
 
