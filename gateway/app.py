@@ -56,7 +56,7 @@ from gateway.prober import Prober
 from gateway.race.attempt import Runner
 from gateway.relay.pump import Pump
 from gateway.relay.relay import Relay
-from gateway.route.auto.lexical import LexicalClassifier
+from gateway.route.auto.lazy import LazyClassifier
 from gateway.route.catalog import Catalog
 from gateway.router import Router
 from gateway.sim.server import serve_sim
@@ -101,7 +101,7 @@ class App:
         self._store = store
         self._first = config
         self._sim_url = ""
-        self._router = Router(config, LexicalClassifier(), random.random)
+        self._router = Router(config, LazyClassifier(), random.random)
         self._metrics = Metrics()
         self._pollset = PollSet()
         self._pump = Pump(self._pollset)

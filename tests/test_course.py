@@ -15,7 +15,7 @@ from gateway.dialects.openai_chat import parse_request
 from gateway.dialects.prompt import Prompt
 from gateway.errors import BadRequest, GatewayError, PermissionDenied
 from gateway.exchange import Headers
-from gateway.route.auto import LexicalClassifier
+from gateway.route.auto.lexical import LexicalClassifier
 from gateway.route.auto.verdict import Classifier, Verdict
 from gateway.route.catalog import Catalog
 from gateway.route.health import FAILURES_TO_OPEN

@@ -99,6 +99,7 @@ class ExpressConnection:
 
     async def _next_head(self) -> tuple[Head | None, int]:
         """Read until a head is complete. (None, 0) at EOF, and for HTTP/2, whose bytes are then in `buffer`."""
+        begun = False
         while True:
             buffer = self.buffer
             if buffer:
@@ -109,16 +110,15 @@ class ExpressConnection:
                     size = find_head_end(buffer)
                     if size >= 0:
                         return parse_head(buffer[:size]), size
+                if not begun:  # not all of it came at once: from here on the client has so long
+                    begun = True
+                    self.deadline = trio.current_time() + self.edge.limits.header_s
             data = await self.wire.receive()
             if not data:
                 self.buffer = b""
                 return None, 0
-            if not buffer:
-                self.buffer = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: skip blank lines before a request
-                if self.buffer:
-                    self.deadline = trio.current_time() + self.edge.limits.header_s
-            else:
-                self.buffer = buffer + data
+            # RFC 9112 section 2.2: skip blank lines before a request
+            self.buffer = buffer + data if buffer else data.lstrip(b"\r\n")
 
     async def _serve(self, head: Head) -> bool:
         """Serve one call; whether the connection may carry another."""
