@@ -18,6 +18,7 @@ from bench.auto_router import LANGS, SPLITS, figures, judge, samples, table
 from gateway.dialects.prompt import Prompt
 from gateway.route.auto import lexicon as lexicon_module
 from gateway.route.auto.lexical import STRONG, LexicalClassifier
+from gateway.route.auto.lazy import LazyClassifier
 from gateway.route.auto.lexicon import Lexicon, han_view, latin_view
 from gateway.route.auto.shape import Shape, code_signs, divide, formula_signs
 from gateway.route.auto.verdict import CLASSES, Classifier
@@ -343,3 +344,13 @@ def test_the_bench_gives_figures() -> None:
     )
     assert found["classify_us"] > 0 < found["read_us"]
     assert all(2040 <= len(text.encode()) <= 2100 for text in samples().values())
+
+
+def test_the_lazy_classifier_says_the_same_and_is_made_once() -> None:
+    prompt = Prompt("Write a Python function that merges two sorted lists")
+    lazy = LazyClassifier()
+    assert lazy._made is None
+    assert lazy.classify(prompt) == LexicalClassifier().classify(prompt)
+    made = lazy._made
+    lazy.classify(prompt)
+    assert lazy._made is made

@@ -1,4 +1,4 @@
-"""The classifier, made when it is first asked: its words take memory and 20 ms that a box without `auto` need not spend."""
+"""The classifier, made when it is first asked: a box without `auto` need not spend its memory and 20 ms."""
 
 from __future__ import annotations
 
