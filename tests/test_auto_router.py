@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from bench.auto_router import LANGS, SPLITS, figures, judge, samples, table
 from gateway.dialects.prompt import Prompt
 from gateway.route.auto import lexicon as lexicon_module
-from gateway.route.auto.lexical import STRONG, LexicalClassifier
 from gateway.route.auto.lazy import LazyClassifier
+from gateway.route.auto.lexical import STRONG, LexicalClassifier
 from gateway.route.auto.lexicon import Lexicon, han_view, latin_view
 from gateway.route.auto.shape import Shape, code_signs, divide, formula_signs
 from gateway.route.auto.verdict import CLASSES, Classifier
